@@ -1,0 +1,122 @@
+"""One run = one YAML file in profiles/. An unknown key is an error that names the nearest known one."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bpo_utils import paths
+
+
+class Section(BaseModel):
+    """Every section is closed (no unknown keys), strict (no "3" for 3) and frozen (no run changes its profile)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Section):
+    source: str  # miniature: the world in bpo_utils/mini; recorded: the pinned upstream files; hub: THUDM/BPO
+    train_rows: int | None  # preference rows used; null: all
+    test_rows: dict[str, int]  # prompts used of each test set
+
+
+class Teacher(Section):
+    provider: str  # mini, recorded, openai
+    model: str
+    temperature: float  # upstream: 0.9
+
+
+class Filters(Section):
+    min_prompt_words: int  # a rule of ours: the paper names "too short" but no number
+    max_growth: float  # words after / words before, upstream's script: 6
+    max_shrink: float  # words before / words after, upstream's script: 2
+    leaked_markers: list[str]  # upstream drops replies that leak its [PROTECTED ...] placeholder
+
+
+class Training(Section):
+    base: str  # mini:base, or a Hub id or local folder
+    launch: str  # here, or slurm
+    epochs: int
+    learning_rate: float
+    adam_betas: tuple[float, float] = Field(strict=False)  # YAML has lists, no tuples; the numbers stay strict
+    weight_decay: float
+    warmup_ratio: float
+    max_grad_norm: float
+    global_batch: int  # prompts per optimizer step, over all processes
+    micro_batch: int  # prompts per process and forward pass
+    processes: int  # one per GPU; 1 on a laptop
+    max_length: int  # tokens; longer pairs are left out and counted
+    zero_stage: int = 0  # DeepSpeed ZeRO stage; 0: no DeepSpeed
+    seed: int
+
+
+class Decoding(Section):
+    temperature: float  # 0: greedy
+    top_p: float
+    max_new_tokens: int
+    batch_size: int
+    seed: int
+
+
+class Model(Section):
+    name: str
+    provider: str  # mini, openai, zhipu, huggingface
+    model: str  # the provider's own name of it
+    stands_for: str = ""  # what this model stands for in the report
+
+
+class Profile(Section):
+    name: str
+    label: str  # written into every title, so that no figure is mistaken for another run's
+    notebooks: list[str]  # the notebooks that this profile can run, by number
+    stops_because: str  # what the next stage would need; empty if the profile runs them all
+    cell_timeout_s: int
+    data: Data
+    teacher: Teacher
+    filters: Filters
+    training: Training | None
+    rewriting: Decoding | None
+    answering: Decoding | None
+    answer_models: list[Model]
+    judges: list[Model]
+    controls: list[str]
+
+
+def names() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))
+
+
+def load(name: str) -> Profile:
+    """Load a profile by name. Raises ValueError that says which key is wrong, where, and the nearest known name."""
+    if name not in names():
+        raise ValueError(f"no profile {name!r}{_nearest(name, names())}; there are {', '.join(names())}")
+    path = paths.PROFILES / f"{name}.yaml"
+    return parse(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+
+
+def parse(values: Any, path: Path) -> Profile:
+    """Check the values of one profile. `path` is only for the error message."""
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise ValueError(f"{paths.shown(path)} is not a valid profile:\n{problems}") from None
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key{_nearest(str(problem['loc'][-1]), _known_keys())}"
+    return f"{place}: {problem['msg']}, got {problem.get('input')!r}"[:300]
+
+
+def _known_keys() -> list[str]:
+    return sorted({name for section in (Profile, *Section.__subclasses__()) for name in section.model_fields})
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
