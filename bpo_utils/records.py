@@ -7,7 +7,7 @@ sees the old file or the new one, never half of one.
 import dataclasses
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,22 +117,20 @@ def joined(instruction: str, context: str) -> str:
 def write_text(path: Path, text: str) -> Path:
     """Write a text file atomically: temporary file in the same folder, fsync, rename.
 
-    Nothing is left behind on failure.
+    Raises OSError that says what to do; the old file is then intact and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"could not write {path}: {error.strerror}; free some space or check the folder, then run again",
-        ) from error
+        temporary.unlink(missing_ok=True)
+        advice = "free some space or check the folder, then run again"
+        raise OSError(error.errno, f"could not write {path}: {error.strerror}; {advice}") from error
     return path
 
 
