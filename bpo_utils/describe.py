@@ -83,7 +83,9 @@ def by_source(rows: Iterable[Preference]) -> dict[str, list[Preference]]:
 
 def word_diff(before: str, after: str) -> str:
     """HTML of `after` with inserted words marked (ins) and words of `before` that are gone struck through (del)."""
-    old, new = re.findall(r"\s*\S+|\s+$", before), re.findall(r"\s*\S+|\s+$", after)
+    # punctuation counts as a word of its own: a colon behind a word does not make it another word
+    piece = r"\s*(?:\w+|[^\w\s]+)|\s+$"
+    old, new = re.findall(piece, before), re.findall(piece, after)
     # white space rides along with its word but does not make two words differ
     matcher = difflib.SequenceMatcher(None, [w.strip() for w in old], [w.strip() for w in new], autojunk=False)
     parts = []

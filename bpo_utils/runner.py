@@ -173,7 +173,9 @@ def _finished(
     """The ledger line of a run that ended; one that did not write all that it declares has failed."""
     status, error = outcome.status, outcome.error
     outputs = {name: ledger.digest(place.find(name)) for name in notebook.writes}
-    unwritten = [name for name, found in outputs.items() if found is None or _stamps(place.find(name)) == before.get(name)]
+    unwritten = [
+        name for name, found in outputs.items() if found is None or _stamps(place.find(name)) == before.get(name)
+    ]
     if status == "done" and unwritten:
         message = f"the notebook ended without having written {', '.join(unwritten)}, which it declares in its metadata"
         name = "MissingOutput"

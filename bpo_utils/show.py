@@ -15,12 +15,19 @@ def show_source(function: Callable[..., Any]) -> Any:
     return Code(inspect.getsource(function), language="python")
 
 
-def table(rows: Iterable[Any], digits: int = 3) -> Any:
-    """Dicts or dataclass rows as a plain table; floats rounded to `digits`."""
+def table(rows: Iterable[Any], digits: int = 3, without: Iterable[str] = (), sideways: bool = False) -> Any:
+    """Dicts or dataclass rows as a plain HTML table, text to the left.
+
+    Floats are rounded to `digits`, the columns named in `without` left out; `sideways` puts one row's fields below each
+    other.
+    """
     import pandas
 
-    pandas.set_option("display.max_colwidth", 200)
-    return pandas.DataFrame(list(rows)).round(digits)
+    frame = pandas.DataFrame(list(rows)).drop(columns=list(without)).round(digits)
+    frame = frame.T if sideways else frame
+    with pandas.option_context("display.max_colwidth", 300):
+        text = frame.to_html(index=sideways, header=not sideways, border=0, justify="left", na_rep="")
+    return html(text.replace("<td>", '<td style="text-align:left;white-space:pre-wrap">'))
 
 
 def image(path: Path) -> Any:

@@ -1,0 +1,94 @@
+"""All seven notebooks through the runner on the shrunken miniature, in processes of their own, as make does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+SETS = {"bpo_test": 12, "dolly": 12, "vicuna": 6, "self_instruct": 12}
+
+
+def bpo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    places = {"BPO_RUNS_DIR": str(folder / "runs"), "BPO_FIGURES_DIR": str(folder / "figures")}
+    command = [sys.executable, "-m", "bpo_utils.cli", *words]
+    return subprocess.run(command, env=os.environ | places, capture_output=True, text=True, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """The folder of one whole run, and what it printed."""
+    folder = tmp_path_factory.mktemp("course")
+    done = bpo(folder, "run", "--profile", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "runs/smoke/06_results/results.json").read_text(encoding="utf-8"))
+
+
+def test_one_line_per_notebook_then_the_table_then_the_paths(course):
+    folder, printed = course
+    names = [path.stem for path in sorted((folder / "runs/smoke/notebooks").glob("*.ipynb"))]
+    assert [name[:2] for name in names] == ["00", "01", "02", "03", "04", "05", "06"]
+    assert [line.split()[:2] for line in printed.splitlines()[:7]] == [[name, "done"] for name in names]
+    for word in ("mini-weak", "mini-middle", "mini-strong", "rubric", "preference", "result.png", "results.json"):
+        assert word in printed
+
+
+def test_results_have_the_promised_form(course):
+    found = results(course[0])
+    models, judges = {"mini-weak", "mini-middle", "mini-strong"}, {"rubric", "preference"}
+    assert {(row["answer_model"], row["judge"]) for row in found["rows"]} == {(m, j) for m in models for j in judges}
+    for row in found["rows"] + found["controls"]:
+        expected = sum(SETS.values()) if row["test_set"] == "pooled" else SETS[row["test_set"]]
+        assert row["n"] == expected == sum(row["counts"].values()) and set(row["counts"]) == {"A", "B", "C", "invalid"}
+        assert row["net_win"] == pytest.approx((row["counts"]["B"] - row["counts"]["A"]) / row["n"])
+        assert -1 <= row["ci_low"] <= row["net_win"] <= row["ci_high"] <= 1
+    assert {row["rewriter"] for row in found["controls"]} == {"identity", "drop_words", "reference"}
+    assert {"topics_kept_unseen", "unsafe_made_safe", "unchanged", "growth_words_median"} <= found["rewriter"].keys()
+
+
+def test_controls_come_out_as_they_must(course):
+    for row in results(course[0])["controls"]:
+        if row["rewriter"] == "identity":
+            assert row["counts"]["C"] == row["n"]
+        elif row["test_set"] == "pooled" and row["judge"] == "rubric":
+            assert (row["net_win"] > 0) == (row["rewriter"] == "reference")
+
+
+def test_figure_says_miniature_and_lies_beside_its_numbers(course):
+    figures = course[0] / "figures"
+    assert all((figures / f"result.{ending}").stat().st_size > 1000 for ending in ("png", "pdf", "svg", "json"))
+    assert "miniature" in (figures / "result.json").read_text(encoding="utf-8")
+
+
+def test_executed_notebooks_hold_no_errors_warnings_or_dead_widgets(course):
+    for path in (course[0] / "runs/smoke/notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                assert output.output_type != "error", (path.name, cell.id)
+                assert output.get("name") != "stderr", (path.name, cell.id, output.text)
+                assert "widget" not in str(output.get("data", {}).keys()), (path.name, cell.id)
+
+
+def test_ledger_tells_one_finished_run_per_notebook(course):
+    lines = (course[0] / "runs/smoke/ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["status"] for entry in entries] == ["done"] * 7 and all(entry["ended"] for entry in entries)
+
+
+def test_second_run_finds_everything_up_to_date(course):
+    done = bpo(course[0], "run", "--profile", "smoke")
+    assert done.returncode == 0 and done.stdout.count("up to date") == 7
+
+
+def test_misspelt_parameter_starts_nothing(tmp_path):
+    done = bpo(tmp_path, "run", "--profile", "smoke", "--only", "03", "-p", "learning_rat=0.1")
+    assert (
+        done.returncode == 2 and "learning_rate" in done.stderr and not (tmp_path / "runs/smoke/ledger.jsonl").exists()
+    )
