@@ -207,7 +207,9 @@ def _value(text: str) -> str | int | float | None:
 def _panel(title: str, drawn: list[dict], words: dict[str, str]) -> dict:
     sizes = sorted({bar["n"] for bar in drawn})
     n = f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else "".join(map(str, sizes))
-    return {"title": f"{title}  ({words['n'].format(n=n)})", "bars": drawn}
+    groups = list(dict.fromkeys(bar["group"] for bar in drawn))  # the judges of one model stand together
+    together = sorted(drawn, key=lambda bar: groups.index(bar["group"]))
+    return {"title": f"{title}  ({words['n'].format(n=n)})", "bars": together}
 
 
 def _bar(row: dict) -> dict:

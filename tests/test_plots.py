@@ -87,6 +87,15 @@ def test_json_has_exactly_the_numbers(tmp_path):
     assert list(drawn[0]["percent"].items()) == [("B", 50), ("C", 22), ("A", 20), ("invalid", 8)]
 
 
+def test_judges_of_one_model_stand_together_whatever_order_the_verdicts_came_in(tmp_path):
+    given = results(sets=("vicuna", "pooled"))
+    given["rows"].sort(key=lambda row: row["judge"])
+    plots.result_figure(given, tmp_path / "result")
+    for panel in json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["panels"]:
+        groups = [bar["group"] for bar in panel["bars"]]
+        assert groups == sorted(groups, reverse=True)  # mini-weak before mini-strong, each in one piece
+
+
 def test_drawing_twice_gives_the_same_bytes(tmp_path):
     given = results(sets=("vicuna",))
     first = [path.read_bytes() for path in plots.result_figure(given, tmp_path / "a", "zh")]

@@ -1,0 +1,54 @@
+"""What notebooks show: tables escape their text, diffs mark words, the map is drawn from the notebooks' own words."""
+
+import json
+
+import pytest
+
+from bpo_utils import course, describe, paths, records, show
+
+
+def test_table_takes_dicts_and_rows_rounds_and_escapes():
+    shown = show.table([{"name": "<b>", "share": 1 / 3, "id": 7}], without=["id"]).data
+    assert "&lt;b&gt;" in shown and ">0.333<" in shown and "id" not in shown
+    row = records.Pair("p1", "maps", "Explain maps.", "s")
+    assert "Explain maps." in show.table([row]).data
+
+
+def test_table_sideways_puts_fields_below_each_other():
+    shown = show.table([{"steps": 10, "pairs": 3}], sideways=True).data
+    assert shown.count("<tr>") == 2 and "<thead>" not in shown
+
+
+def test_show_source_is_the_function_itself():
+    assert "def joined(" in show.show_source(records.joined).data
+
+
+def test_punctuation_behind_a_word_does_not_make_it_another_word():
+    assert "<del" not in describe.word_diff("explain maps", "explain maps: all of them")
+
+
+def notebook(folder, name, reads, writes):
+    cells = [{"cell_type": "markdown", "source": [f"# {name} title"], "metadata": {}}]
+    text = json.dumps({"cells": cells, "metadata": {"bpo": {"reads": reads, "writes": writes}}})
+    (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
+
+
+def test_map_links_each_reader_to_its_writer_folders_included(tmp_path):
+    notebook(tmp_path, "01_a", [], ["01_data/test/", "x.json"])
+    notebook(tmp_path, "02_b", ["x.json"], ["y.json"])
+    notebook(tmp_path, "03_c", ["01_data/test/dolly.jsonl", "y.json"], [])
+    rows = course.declared(tmp_path)
+    assert course._links(rows) == [(0, 1), (0, 2), (1, 2)]
+    drawn = course.course_map(tmp_path).data
+    assert drawn.count("<svg") == 1 and drawn == course.course_map(tmp_path).data
+
+
+def test_notebook_that_declares_nothing_is_named(tmp_path):
+    (tmp_path / "01_a.ipynb").write_text('{"cells": [], "metadata": {}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="01_a.ipynb: no `bpo` metadata"):
+        course.declared(tmp_path)
+
+
+def test_course_has_its_seven_notebooks_in_order():
+    names = [row["name"] for row in course.declared(paths.NOTEBOOKS)]
+    assert [name[:2] for name in names][:7] == ["00", "01", "02", "03", "04", "05", "06"]
