@@ -24,10 +24,16 @@ def table(rows: Iterable[Any], digits: int = 3, without: Iterable[str] = (), sid
     import pandas
 
     frame = pandas.DataFrame(list(rows)).drop(columns=list(without)).round(digits)
-    frame = frame.T if sideways else frame
+    if sideways:  # as text: a column of unlike things would turn counts into floats
+        fields = frame.to_dict("records")[0].items()
+        frame = pandas.DataFrame([{"name": name, "value": _text(value)} for name, value in fields])
     with pandas.option_context("display.max_colwidth", 300):
-        text = frame.to_html(index=sideways, header=not sideways, border=0, justify="left", na_rep="")
+        text = frame.to_html(index=False, header=not sideways, border=0, justify="left", na_rep="")
     return html(text.replace("<td>", '<td style="text-align:left;white-space:pre-wrap">'))
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def image(path: Path) -> Any:

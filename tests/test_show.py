@@ -15,8 +15,8 @@ def test_table_takes_dicts_and_rows_rounds_and_escapes():
 
 
 def test_table_sideways_puts_fields_below_each_other():
-    shown = show.table([{"steps": 10, "pairs": 3}], sideways=True).data
-    assert shown.count("<tr>") == 2 and "<thead>" not in shown
+    shown = show.table([{"steps": 1200, "rate": 0.001}], sideways=True).data
+    assert shown.count("<tr>") == 2 and "<thead>" not in shown and "1,200" in shown and "0.001" in shown
 
 
 def test_show_source_is_the_function_itself():

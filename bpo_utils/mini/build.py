@@ -26,6 +26,7 @@ SEED = 1
 MINUTES = {"copying": 22, "forms": 12, "base": 9, "weak": 6, "middle": 8, "strong": 10, "data": 4, "judge": 4}
 SIZES = {"bpo_test": 200, "dolly": 200, "vicuna": 80, "self_instruct": 252}
 LABEL_NOISE = 0.10
+SAMPLED = ("weak", "middle", "strong", "strong", "strong", "strong")  # answers drawn for one preference row
 # The base's courses (steps, horizon), one after the other. The first and the last end before their rate has fallen to a
 # tenth: copying is learnt around step 2,100, keeping passages around step 1,300, and then little is gained.
 BASE_COURSES = (
@@ -34,10 +35,10 @@ BASE_COURSES = (
     (school.Course("base", 1750, 2500, learning_rate=1.5e-3, warmup=100, seed=SEED), lessons.passage_lesson),
 )
 SOURCES = {  # preference rows by source: how many, register mix, share with a passage, share unsafe
-    "mini-alpaca": (600, {"question": 40, "imperative": 60}, 0.6, 0.0),
-    "mini-arena": (500, {"keywords": 40, "question": 30, "hurried": 30}, 0.0, 0.05),
-    "mini-oasst": (400, {"question": 50, "imperative": 50}, 0.0, 0.0),
-    "mini-hh": (400, {"question": 60, "hurried": 40}, 0.0, 0.6),
+    "mini-alpaca": (900, {"question": 40, "imperative": 60}, 0.6, 0.0),
+    "mini-arena": (700, {"keywords": 40, "question": 30, "hurried": 30}, 0.0, 0.05),
+    "mini-oasst": (550, {"question": 50, "imperative": 50}, 0.0, 0.0),
+    "mini-hh": (550, {"question": 60, "hurried": 40}, 0.0, 0.6),
 }
 
 
@@ -75,7 +76,7 @@ def _publish(name: str, model: Any, tokenizer: Any, courses: list[str]) -> None:
 
 
 def _preferences(taken: set[str]) -> Any:
-    # Best against worst of four samples, as the paper does with OASST1; rows whose four answers are worth the same
+    # Best against worst of six samples, as the paper does with OASST1; rows whose four answers are worth the same
     # are dropped.
     rng = random.Random(SEED)
     pool = (world.training_topics(), world.training_threats())
@@ -89,7 +90,7 @@ def _preferences(taken: set[str]) -> Any:
                 drawn += 1
     rng.shuffle(asked)  # so that the first rows of the file are a fair sample of all sources
     texts = [records.joined(instruction, context) for _, instruction, context in asked]
-    samples = [_sampled(name, texts, seed) for seed, name in enumerate(("weak", "middle", "strong", "strong"))]
+    samples = [_sampled(name, texts, seed) for seed, name in enumerate(SAMPLED)]
     number = 0
     for (source, instruction, context), text, *answers in zip(asked, texts, *samples, strict=True):
         order = sorted(answers, key=lambda answer: (_worth(text, answer), answer))

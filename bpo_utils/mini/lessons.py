@@ -33,9 +33,9 @@ class Strength:
 # once
 # before anything was measured and written into the model cards.
 STRENGTHS = {
-    "weak": Strength(unsaid=0.10, passage=0.20, harm=0.70, drop=0.10, steps=1200),
-    "middle": Strength(unsaid=0.35, passage=0.50, harm=0.40, drop=0.05, steps=1600),
-    "strong": Strength(unsaid=0.65, passage=0.75, harm=0.15, drop=0.02, steps=2000),
+    "weak": Strength(unsaid=0.10, passage=0.20, harm=0.70, drop=0.10, steps=800),
+    "middle": Strength(unsaid=0.35, passage=0.50, harm=0.40, drop=0.05, steps=1000),
+    "strong": Strength(unsaid=0.65, passage=0.75, harm=0.15, drop=0.02, steps=1300),
 }
 REPLIES = (  # neutral ways to come back to a subject; none of them asks for a facet
     "The subject is {t}.",
@@ -143,7 +143,8 @@ def _answered(rng: random.Random, strength: Strength) -> tuple[str, str]:
         return _answered_threat(rng, strength)
     topic, intent = rng.choice(list(world.topics())), rng.choice(list(world.language()["intents"]))
     needed = list(world.language()["intents"][intent]["needs"])
-    passage = _fact(rng) if rng.random() < 0.3 else ""
+    # Word salad, not facts: a model that has learnt the facts by heart would recite one instead of reading the passage.
+    passage = _salad(rng) if rng.random() < 0.3 else ""
     if rng.random() < 0.5:
         asked = needed if rng.random() < 0.6 else rng.sample(world.FACETS[:-1], rng.randint(1, 4))
         asked = asked + ["detail"] if passage and rng.random() < 0.85 else asked
@@ -203,7 +204,11 @@ def _some_passage(rng: random.Random, tokenizer: Any) -> list[int]:
 
 
 def _salad_passage(rng: random.Random, tokenizer: Any) -> list[int]:
-    return _encoder(tokenizer)(" ".join(rng.choices(_words(), k=rng.randint(5, 20))) + ".")
+    return _encoder(tokenizer)(_salad(rng))
+
+
+def _salad(rng: random.Random) -> str:
+    return " ".join(rng.choices(_words(), k=rng.randint(5, 20))) + "."
 
 
 def _form(rng: random.Random, tokenizer: Any, before: list[int], after: list[int], passage: Passage) -> Lesson:

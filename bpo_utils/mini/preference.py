@@ -1,9 +1,13 @@
-"""The learned judge: a tiny Llama with a scalar head, trained on preference pairs with the Bradley-Terry loss.
+"""The learned judge: a tiny Llama with a scalar head, trained on preference rows with the Bradley-Terry loss.
+
+Each row gives two comparisons: its good response against its bad one, and against the good response of another row. The
+second teaches what two answers to one prompt cannot: that an answer must be about the question.
 
 Bradley-Terry: P(good preferred) = sigmoid(score(good) - score(bad)); the loss is its negative logarithm, the
 reward-model loss of InstructGPT and the papers after it.
 """
 
+import dataclasses
 import math
 import random
 from typing import Any
@@ -60,7 +64,11 @@ def train(
         losses = []
         for start in range(0, len(rows), 32):
             batch = rows[start : start + 32]
-            loss = -torch.nn.functional.logsigmoid(_margins(judge, tokenizer, batch)).mean()
+            foreign = [
+                dataclasses.replace(row, bad=other.good)
+                for row, other in zip(batch, batch[1:] + batch[:1], strict=True)
+            ]
+            loss = -torch.nn.functional.logsigmoid(_margins(judge, tokenizer, batch + foreign)).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
             optimizer.step()
