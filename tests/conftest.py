@@ -1,6 +1,7 @@
 """What every test gets: no network but this machine itself, no Hub, and a run folder of its own on request."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; kernels and other processes inherit it
+# A shell that starts tests in the background makes them, and all they start, deaf to Ctrl-C; some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 LOOPBACK = ("127.", "::1", "localhost")
 
 

@@ -274,6 +274,7 @@ def test_an_unknown_source_is_named():
 
 def test_hub_rows_come_through_the_hub_client(server, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the server is on this machine
     monkeypatch.setattr(data, "HUB_COLUMNS", ("prompt",))
     rows = data._hub_rows(server.url)
     assert rows == json.loads(BODY)
@@ -282,6 +283,7 @@ def test_hub_rows_come_through_the_hub_client(server, tmp_path, monkeypatch):
 
 def test_a_hub_without_the_file_is_one_clear_error(server, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the server is on this machine
     server.moods = ["missing"] * 9
     with pytest.raises(ConnectionError, match=r"file train\.json from the Hub \(\w+Error: "):
         data._hub_rows(server.url)
