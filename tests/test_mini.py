@@ -94,7 +94,7 @@ def test_judges_prefer_the_full_answer_in_both_orders_and_tie_on_equal_ones(name
     assert all(len(reply) > len("[[A]]") + 20 for reply in replies)
 
 
-def test_learned_judge_beats_chance_on_rows_whatever_their_length():
+def test_learned_judge_agrees_with_most_rows_that_it_was_taught():
     rows = world.preferences()[-200:]
     tokenizer = models.load("base")[1]
     scorer = provider._judge()[0]

@@ -65,6 +65,7 @@ def rename(font: TTFont) -> None:
 
 
 def main() -> None:
+    """Write the subset font beside this script."""
     if len(sys.argv) != 2:
         sys.exit("usage: python make_subset.py PATH/NotoSansCJK-Regular.ttc")
     font = load_subset(Path(sys.argv[1]))

@@ -52,7 +52,8 @@ def judge(model: Any, log: list[dict[str, Any]], seed: int) -> str:
     last = log[-1]
     about = (
         "The learned judge of the miniature: the base with a scalar head, trained on the preference rows with the\n"
-        "Bradley-Terry loss. Two answers tie while neither is preferred with 60 % or more "
+        "Bradley-Terry loss: the good response against the bad one, and against the good response of another row, so\n"
+        "that it looks at the subject. Two answers tie while neither is preferred with 60 % or more "
         f"(margin {preference.MARGIN:.3f})."
     )
     training = (
