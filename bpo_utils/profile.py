@@ -48,6 +48,7 @@ class Training(Section):
     micro_batch: int  # prompts per process and forward pass
     processes: int  # one per GPU; 1 on a laptop
     max_length: int  # tokens; longer pairs are left out and counted
+    freeze_embeddings: bool = False  # leave the word vectors as the base has them; the paper trains everything
     zero_stage: int = 0  # DeepSpeed ZeRO stage; 0: no DeepSpeed
     seed: int
 

@@ -1,4 +1,4 @@
-"""What notebooks show: the source of a function, rows as a table, before and after as a word diff."""
+"""What notebooks show: the source of a function, rows as a table or waterfall, before and after as a word diff."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -30,6 +30,19 @@ def table(rows: Iterable[Any], digits: int = 3, without: Iterable[str] = (), sid
     with pandas.option_context("display.max_colwidth", 300):
         text = frame.to_html(index=False, header=not sideways, border=0, justify="left", na_rep="")
     return html(text.replace("<td>", '<td style="text-align:left;white-space:pre-wrap">'))
+
+
+def waterfall(steps: Iterable[dict[str, Any]]) -> Any:
+    """[{filter, removed, kept}] as a table with bars: what each step kept (of all rows) and what it removed.
+
+    The bars of `removed` have a scale of their own, or nobody would see them.
+    """
+    import pandas
+
+    frame = pandas.DataFrame(list(steps))
+    look = frame.style.hide(axis="index").set_uuid("waterfall")  # a fixed name: the same rows give the same bytes
+    look = look.bar("removed", vmin=0, color="#E69F00", width=90).bar("kept", vmin=0, color="#56B4E9", width=90)
+    return html(look.set_properties(**{"text-align": "left", "min-width": "9em"}).to_html())
 
 
 def _text(value: Any) -> str:

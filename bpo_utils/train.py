@@ -19,10 +19,11 @@ from bpo_utils import paths, profile, quiet, records, tokens
 
 
 def plan(
-    examples: list[dict[str, list[int]]], training: profile.Training, parameters: int, processes: int
+    examples: list[dict[str, list[int]]], training: profile.Training, sizes: dict[str, int], processes: int
 ) -> dict[str, Any]:
     """What a training will do, before it starts: steps, warm-up, accumulation, tokens and bytes.
 
+    `sizes` is what `count_parameters` gives.
     Raises ValueError with the numbers if the global batch is not micro batch x processes x a whole number.
     """
     per_pass = training.micro_batch * processes
@@ -37,7 +38,7 @@ def plan(
         "pairs": len(examples),
         "tokens": sum(len(example["input_ids"]) for example in examples),
         "target_tokens": target,
-        "parameters": parameters,
+        **sizes,
         "epochs": training.epochs,
         "global_batch": training.global_batch,
         "micro_batch": training.micro_batch,
@@ -47,8 +48,8 @@ def plan(
         "warmup_steps": math.ceil(steps * training.warmup_ratio),
         "learning_rate": training.learning_rate,
         # Mixed-precision AdamW: 2 bytes weight + 2 gradient + 12 for the float32 copy and both moments (ZeRO paper,
-        # arXiv 1910.02054, section 3.1). Float32 training needs the same 16: 4 + 4 + 8.
-        "state_bytes": 16 * parameters,
+        # arXiv 1910.02054, section 3.1). Float32 training needs the same 16: 4 + 4 + 8. What is frozen is only kept.
+        "state_bytes": 16 * sizes["trained"] + 4 * (sizes["parameters"] - sizes["trained"]),
     }
 
 
@@ -72,9 +73,9 @@ def train(pairs: list[records.Pair], training: profile.Training, folder: Path) -
         )
     dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     torch.manual_seed(training.seed)
-    model = AutoModelForCausalLM.from_pretrained(base_folder(training.base), dtype=torch.float32)
+    model = _prepared(AutoModelForCausalLM.from_pretrained(base_folder(training.base), dtype=torch.float32), training)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    what = plan(examples, training, model.num_parameters(), processes) | {"too_long": too_long, "base": training.base}
+    what = plan(examples, training, _sizes(model), processes) | {"too_long": too_long, "base": training.base}
     log: list[dict[str, Any]] = []
     trainer = Trainer(
         model=model,
@@ -104,14 +105,15 @@ def finished(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def count_parameters(base: str) -> int:
-    """Parameters of a base model, counted from its configuration alone: no weights are loaded."""
+def count_parameters(training: profile.Training) -> dict[str, int]:
+    """Parameters of the base model, {"parameters", "trained"}, from its configuration alone: no weights are loaded."""
     quiet.transformers()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_folder(base))).num_parameters()
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_folder(training.base)))
+    return _sizes(_prepared(model, training))
 
 
 def load_tokenizer(base: str) -> Any:
@@ -134,6 +136,18 @@ def base_folder(base: str) -> str:
 def sbatch_command(profile_name: str) -> str:
     """The command that submits the training of a profile to Slurm."""
     return f"sbatch --export=ALL,PROFILE={profile_name} {paths.shown(paths.ROOT / 'slurm' / 'train.sbatch')}"
+
+
+def _prepared(model: Any, training: profile.Training) -> Any:
+    # Freezing comes before counting and before the optimizer is made: both look at what is trainable.
+    if training.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+        model.get_output_embeddings().requires_grad_(False)
+    return model
+
+
+def _sizes(model: Any) -> dict[str, int]:
+    return {"parameters": model.num_parameters(), "trained": model.num_parameters(only_trainable=True)}
 
 
 def _arguments(training: profile.Training, what: dict[str, Any], folder: Path, bf16: bool) -> Any:

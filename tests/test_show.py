@@ -19,6 +19,14 @@ def test_table_sideways_puts_fields_below_each_other():
     assert shown.count("<tr>") == 2 and "<thead>" not in shown and "1,200" in shown and "0.001" in shown
 
 
+def test_waterfall_draws_what_was_removed_and_what_was_kept():
+    steps = [{"filter": "all rows", "removed": 0, "kept": 8}, {"filter": "too short", "removed": 6, "kept": 2}]
+    shown = show.waterfall(steps).data
+    # The widest bars take 90 % of their cells: 6 of 6 removed, 8 of 8 kept; 2 of 8 kept is a quarter of that.
+    assert shown.count("90.0%") >= 2 and "22.5%" in shown and "too short" in shown
+    assert shown == show.waterfall(steps).data
+
+
 def test_show_source_is_the_function_itself():
     assert "def joined(" in show.show_source(records.joined).data
 

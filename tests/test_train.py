@@ -19,14 +19,14 @@ def settings(**changes):
 
 def test_plan_counts_steps_warmup_and_target_tokens():
     examples = [{"input_ids": [1, 2, 3], "labels": [tokens.IGNORED, 2, 3]}] * 33
-    plan = train.plan(examples, settings(warmup_ratio=0.1), parameters=10, processes=2)
+    plan = train.plan(examples, settings(warmup_ratio=0.1), {"parameters": 12, "trained": 10}, processes=2)
     assert (plan["steps"], plan["warmup_steps"], plan["accumulation"]) == (10, 1, 1)
-    assert (plan["target_tokens"], plan["tokens"], plan["state_bytes"]) == (66, 99, 160)
+    assert (plan["target_tokens"], plan["tokens"], plan["state_bytes"]) == (66, 99, 168)
 
 
 def test_global_batch_that_cannot_be_cut_up_is_refused_with_the_numbers():
     with pytest.raises(ValueError, match=r"global batch 32 is not a multiple of micro batch 5 x 2 .*= 10"):
-        train.plan([], settings(global_batch=32, micro_batch=5), 1, processes=2)
+        train.plan([], settings(global_batch=32, micro_batch=5), {"parameters": 1, "trained": 1}, processes=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,20 @@ def test_same_seed_same_losses(trained, tmp_path):
     train.train(PAIRS, settings(), tmp_path)
     losses = [[entry["loss"] for entry in train.finished(folder)] for folder in (trained, tmp_path)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_word_vectors_stay_and_all_else_moves(tmp_path, frozen):
+    from bpo_utils.chat import local
+
+    chosen = settings(freeze_embeddings=frozen, epochs=1)
+    plan = train.train(PAIRS, chosen, tmp_path)
+    before = local.load(train.base_folder(chosen.base))[0].state_dict()
+    after = local.load(tmp_path / "model")[0].state_dict()
+    same = {name for name in before if before[name].equal(after[name])}
+    assert same == ({"model.embed_tokens.weight", "lm_head.weight"} if frozen else set())
+    assert train.count_parameters(chosen) == {name: plan[name] for name in ("parameters", "trained")}
+    assert (plan["trained"] < plan["parameters"]) is frozen
 
 
 def test_padding_carries_no_loss(tmp_path):

@@ -75,8 +75,8 @@ def _publish(name: str, model: Any, tokenizer: Any, courses: list[str]) -> None:
 
 
 def _preferences(taken: set[str]) -> Any:
-    # Best against worst of six samples, as the paper does with OASST1; rows whose four answers are worth the same
-    # are dropped.
+    # Best against worst of six samples, as the paper does with OASST1; rows whose six answers are all worth the
+    # same are dropped.
     rng = random.Random(SEED)
     pool = (world.training_topics(), world.training_threats())
     asked = []
@@ -113,7 +113,7 @@ def _sampled(name: str, texts: list[str], seed: int) -> list[str]:
 
 def _judge(base: Any, tokenizer: Any, rows: list[records.Preference]) -> None:
     judge, log = preference.new(base), []
-    for entry in preference.train(judge, tokenizer, rows, epochs=4, learning_rate=5e-4, seed=SEED):
+    for entry in preference.train(judge, tokenizer, rows, epochs=3, learning_rate=5e-4, seed=SEED):
         print(f"judge: {entry}", flush=True)
         log.append(entry)
     models.save(judge, tokenizer, paths.MINI_MODELS / "judge")

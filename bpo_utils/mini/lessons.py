@@ -29,13 +29,12 @@ class Strength:
     steps: int
 
 
-# The shares are the design of the experiment (stronger = supplies more of what was left unsaid, harms less), chosen
-# once
-# before anything was measured and written into the model cards.
+# The shares are the design of the experiment: stronger = supplies more of what was left unsaid, harms less. They were
+# chosen once, before anything was measured, and stand in the model cards.
 STRENGTHS = {
-    "weak": Strength(unsaid=0.10, passage=0.20, harm=0.70, drop=0.10, steps=800),
-    "middle": Strength(unsaid=0.35, passage=0.50, harm=0.40, drop=0.05, steps=1000),
-    "strong": Strength(unsaid=0.65, passage=0.75, harm=0.15, drop=0.02, steps=1300),
+    "weak": Strength(unsaid=0.10, passage=0.20, harm=0.70, drop=0.10, steps=1500),
+    "middle": Strength(unsaid=0.35, passage=0.50, harm=0.40, drop=0.05, steps=2000),
+    "strong": Strength(unsaid=0.65, passage=0.75, harm=0.15, drop=0.02, steps=3000),
 }
 REPLIES = (  # neutral ways to come back to a subject; none of them asks for a facet
     "The subject is {t}.",
@@ -149,11 +148,11 @@ def _answered(rng: random.Random, strength: Strength) -> tuple[str, str]:
         asked = needed if rng.random() < 0.6 else rng.sample(world.FACETS[:-1], rng.randint(1, 4))
         asked = asked + ["detail"] if passage and rng.random() < 0.85 else asked
         text = prompts.optimized(topic, intent, asked, rng)
-        given = [facet for facet in asked if rng.random() >= strength.drop] or asked[:1]
     else:
+        asked = needed[:1]
         text = prompts.raw(topic, intent, rng.choice(world.REGISTERS), rng)
-        given = needed[:1] + [facet for facet in needed[1:] if rng.random() < strength.unsaid]
-        given += ["detail"] if passage and rng.random() < strength.passage else []
+    given = _given(rng, strength, asked, needed)
+    given += ["detail"] if passage and "detail" not in asked and rng.random() < strength.passage else []
     facts = world.topics()[topic] | {"detail": passage}
     return _placed(rng, text, passage), " ".join(facts[facet] for facet in given)
 
@@ -163,13 +162,19 @@ def _answered_threat(rng: random.Random, strength: Strength) -> tuple[str, str]:
     language = world.language()["unsafe"]
     if rng.random() < 0.5:
         asked = language["needs"] if rng.random() < 0.7 else rng.sample(world.SAFE_FACETS, rng.randint(1, 3))
-        given = [facet for facet in asked if rng.random() >= strength.drop] or asked[:1]
-        return prompts.optimized(threat, "", asked, rng), " ".join(facts[facet] for facet in given)
-    text = prompts.raw(threat, "", rng.choice(world.REGISTERS), rng)
-    if rng.random() < strength.harm:
-        return text, " ".join(prompts.fill(line, threat) for line in language["compliance"])
-    given = language["needs"][:1] + [facet for facet in language["needs"][1:] if rng.random() < strength.unsaid]
-    return text, " ".join(facts[facet] for facet in given)
+        text = prompts.optimized(threat, "", asked, rng)
+    else:
+        asked = language["needs"][:1]
+        text = prompts.raw(threat, "", rng.choice(world.REGISTERS), rng)
+        if rng.random() < strength.harm:
+            return text, " ".join(prompts.fill(line, threat) for line in language["compliance"])
+    return text, " ".join(facts[facet] for facet in _given(rng, strength, asked, language["needs"]))
+
+
+def _given(rng: random.Random, strength: Strength, asked: list[str], needed: list[str]) -> list[str]:
+    # What was asked, now and then without a part of it, then what was needed and not said; never nothing at all.
+    given = [facet for facet in asked if rng.random() >= strength.drop] or asked[:1]
+    return given + [facet for facet in needed if facet not in asked and rng.random() < strength.unsaid]
 
 
 def _placed(rng: random.Random, text: str, passage: str) -> str:

@@ -57,7 +57,9 @@ def train(
 
     rng = random.Random(seed)
     rows = rng.sample(rows, len(rows))
-    held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]
+    held_out = rows[: len(rows) // 10]
+    asked = {(row.prompt, row.context) for row in held_out}  # a prompt may stand in several rows: never on both sides
+    rows = [row for row in rows[len(held_out) :] if (row.prompt, row.context) not in asked]
     optimizer = torch.optim.AdamW(judge.parameters(), lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
     for epoch in range(1, epochs + 1):
         judge.train()
