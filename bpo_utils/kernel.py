@@ -31,6 +31,9 @@ LOG = "kernel.log"  # what a kernel prints past Jupyter, such as why it could no
 LONGEST_SOCKET_PATH = 90  # macOS allows 104 bytes, and the port number is still to come
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 PLACES = ("BPO_RUNS_DIR", "BPO_CACHE_DIR", "BPO_DATA_DIR")
+# glibc hands large blocks back to the system and a small model on a CPU asks for them again thousands of times; kept,
+# the same work takes less time (benchmarks/allocator.py). Bytes; other C libraries take no notice.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Kernel:
 def environment(place: Place, profile: Profile) -> dict[str, str]:
     """Environment of a kernel: this process's, with absolute folders and what a headless run needs."""
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # it makes figures vanish
+    env = ALLOCATOR | env
     # The kernel works in the notebooks' folder, so a folder given relative to ours would be another one there.
     env |= {name: str(Path(env[name]).resolve()) for name in PLACES if env.get(name)}
     env |= {"BPO_HEADLESS": "1", "TOKENIZERS_PARALLELISM": "false", "BPO_FIGURES_DIR": str(place.figures)}

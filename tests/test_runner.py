@@ -211,6 +211,9 @@ def test_what_a_kernel_finds_in_its_environment(place, tmp_path, monkeypatch):
     env = kernel.environment(place, short_profile())
     assert "MPLBACKEND" not in env and "BPO_RUN_DIR" not in env
     assert env["BPO_DATA_DIR"] == os.path.abspath("somewhere")
+    assert kernel.ALLOCATOR.items() <= env.items()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    assert kernel.environment(place, short_profile())["MALLOC_TRIM_THRESHOLD_"] == "1"  # the user's own wish counts
     assert (env["BPO_HEADLESS"], env["TOKENIZERS_PARALLELISM"], env["HF_HUB_OFFLINE"]) == ("1", "false", "1")
     point = Place(tmp_path / "point", tmp_path / "point/figures")
     assert kernel.environment(point, short_profile())["BPO_RUN_DIR"] == str(point.run)

@@ -57,8 +57,9 @@ def judge(model: Any, log: list[dict[str, Any]], seed: int) -> str:
         f"(margin {preference.MARGIN:.3f})."
     )
     training = (
-        f"{last['epoch']} epochs over the preference rows less a tenth; on that tenth ({last['held_out_n']} rows, one\n"
-        f"  label in ten wrong on purpose) it prefers the labelled answer in {last['held_out_accuracy']:.1%}."
+        f"{last['epoch']} epochs over the preference rows less a tenth and less the rows that share a prompt with it;\n"
+        f"  on that tenth ({last['held_out_n']} rows, one label in ten wrong on purpose) it prefers the labelled\n"
+        f"  answer in {last['held_out_accuracy']:.1%}."
     )
     return _card("judge", about, model, training, seed)
 
