@@ -104,6 +104,23 @@ def test_learned_judge_agrees_with_most_rows_that_it_was_taught():
     assert right > 0.7
 
 
+def test_rows_held_out_of_the_judge_share_no_prompt_with_those_it_learns_from():
+    rows = world.preferences()
+    learnt, held_out = preference.kept_apart(rows)
+    prompts = [{(row.prompt, row.context) for row in part} for part in (learnt, held_out)]
+    assert not prompts[0] & prompts[1] and held_out == rows[: len(rows) // 10]
+    assert len(learnt) > len(rows) // 2  # what repeats is a part, not all
+
+
+@pytest.mark.parametrize(
+    ("unsaid", "drop", "given"),
+    [(1.0, 0.0, ["risk", "cause", "step"]), (0.0, 0.0, ["risk", "cause"]), (0.0, 1.0, ["risk"])],
+)
+def test_answer_models_add_what_was_needed_and_not_named_and_never_give_nothing(unsaid, drop, given):
+    strength = lessons.Strength(unsaid=unsaid, passage=0.0, harm=0.0, drop=drop, steps=1)
+    assert lessons._given(random.Random(0), strength, ["risk", "cause"], ["cause", "step"]) == given
+
+
 def test_unknown_model_and_missing_decoding_are_errors():
     with pytest.raises(ValueError, match="no model 'giant'"):
         provider.ask("giant", [], GREEDY)

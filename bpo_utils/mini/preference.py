@@ -56,10 +56,7 @@ def train(
     import torch
 
     rng = random.Random(seed)
-    rows = rng.sample(rows, len(rows))
-    held_out = rows[: len(rows) // 10]
-    asked = {(row.prompt, row.context) for row in held_out}  # a prompt may stand in several rows: never on both sides
-    rows = [row for row in rows[len(held_out) :] if (row.prompt, row.context) not in asked]
+    rows, held_out = kept_apart(rng.sample(rows, len(rows)))
     optimizer = torch.optim.AdamW(judge.parameters(), lr=learning_rate, betas=(0.9, 0.999), weight_decay=0.01)
     for epoch in range(1, epochs + 1):
         judge.train()
@@ -86,6 +83,16 @@ def train(
             "held_out_accuracy": right,
             "held_out_n": len(held_out),
         }
+
+
+def kept_apart(rows: list[records.Preference]) -> tuple[list[records.Preference], list[records.Preference]]:
+    """Rows to train on, and the first tenth held out.
+
+    A prompt may stand in several rows but never on both sides, so fewer than nine tenths may remain to train on.
+    """
+    held_out = rows[: len(rows) // 10]
+    asked = {(row.prompt, row.context) for row in held_out}
+    return [row for row in rows[len(held_out) :] if (row.prompt, row.context) not in asked], held_out
 
 
 def verdict(first: float, second: float) -> str:
