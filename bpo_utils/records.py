@@ -16,6 +16,7 @@ from typing import TypeVar
 Row = TypeVar("Row")
 REPLY_MARKER = "Optimized Instruction:"  # the teacher's optimized prompt stands between this, at the start of a line,
 REPLY_END = "[END]"  # and this; upstream's recorded replies have the same form
+LETTERS = ("A", "B", "C", "invalid", "refused")  # A original better, B optimized better, C tie
 TEST_SETS = {"bpo_test": "BPO-test", "dolly": "Dolly", "vicuna": "Vicuna", "self_instruct": "Self-Instruct"}
 
 
@@ -76,7 +77,11 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of an answer model. `side`: original, or the name of the rewriter whose prompt was answered."""
+    """One answer of an answer model. `side`: original, or the name of the rewriter whose prompt was answered.
+
+    `outcome`: answered; empty (no text came back); refused (the provider's content filter) or too_long (the prompt does
+    not fit), both without text.
+    """
 
     id: str
     test_set: str
@@ -84,6 +89,7 @@ class Answer:
     model: str
     prompt: str
     text: str
+    outcome: str = "answered"
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ class Verdict:
     """One judgment of original against optimized, in both orders.
 
     `original_first` and `optimized_first` are what the judge said in each order, in the course's letters (A original
-    better, B optimized better, C tie, or invalid); `verdict` needs both orders to agree, else it is a tie.
+    better, B optimized better, C tie, invalid, or refused by a content filter); `verdict` needs both orders to agree,
+    else it is a tie. `how`: judged; equal_answers (a tie without a call); no_answer (an answer was refused or its prompt
+    too long, so there was nothing to judge and the verdict is refused).
     """
 
     id: str
@@ -104,6 +112,7 @@ class Verdict:
     verdict: str
     reply_original_first: str
     reply_optimized_first: str
+    how: str = "judged"
 
 
 def joined(instruction: str, context: str) -> str:

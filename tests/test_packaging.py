@@ -54,7 +54,7 @@ HEAVY = {
     "matplotlib",
     "nbclient",
 }
-HEAVY |= {"openai", "pandas", "papermill", "scipy", "seaborn", "tokenizers", "torch", "transformers", "zhipuai"}
+HEAVY |= {"openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tokenizers", "torch", "transformers", "zhipuai"}
 
 
 def pinned(name: str, python: str, system: str) -> str | None:
