@@ -61,11 +61,40 @@ class Decoding(Section):
     seed: int
 
 
+class Price(Section):
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+    cached: float | None = None  # input tokens that the provider had in its cache; None: as input
+
+
+class Limits(Section):
+    """What an account allows; 0: what `chat/models.toml` says of the provider."""
+
+    requests_per_minute: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0)
+    concurrency_start: int = Field(default=0, ge=0)
+    concurrency_most: int = Field(default=0, ge=0)
+
+
 class Model(Section):
     name: str
-    provider: str  # mini, openai, zhipu, huggingface
+    provider: str  # mini, openai, zhipu, zhipuai (the package of that name), compatible (vLLM ...), huggingface
     model: str  # the provider's own name of it
     stands_for: str = ""  # what this model stands for in the report
+    successor: str = ""  # who takes its place once it is no longer served; empty: what chat/models.toml says
+    base_url: str = ""  # provider compatible: where it is served, such as http://127.0.0.1:8000/v1
+    price: Price | None = None  # where your account page says something else than chat/models.toml
+
+
+class Judging(Section):
+    style: str = "pairwise"  # or ranking, alpaca_eval (the package's own template)
+    orders: str = "both"  # or upstream: one seeded order and upstream's counting, to compare with the paper
+    hardened: bool = False  # delimiters that an answer cannot guess, verdict marks in answers rewritten
+    temperature: float = 0.0  # MT-bench: 0
+    max_new_tokens: int = 2048  # MT-bench: 2048
+    seed: int = 1
 
 
 class Profile(Section):
@@ -82,6 +111,9 @@ class Profile(Section):
     answering: Decoding | None
     answer_models: list[Model]
     judges: list[Model]
+    judging: Judging = Judging()
+    limits: dict[str, Limits] = {}  # by provider, what your account allows
+    successors: bool = False  # a model no longer served is replaced by its successor, named so; false: an error
     controls: list[str]
 
 
@@ -115,7 +147,8 @@ def _explain(problem: Any) -> str:
 
 
 def _known_keys() -> list[str]:
-    return sorted({name for section in (Profile, *Section.__subclasses__()) for name in section.model_fields})
+    sections = (Profile, Data, Teacher, Filters, Training, Decoding, Model, Price, Limits, Judging)
+    return sorted({name for section in sections for name in section.model_fields})
 
 
 def _nearest(word: str, known: list[str]) -> str:

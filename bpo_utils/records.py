@@ -93,13 +93,24 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """What a language model said. `outcome`: answered, empty, refused, too_long; `finish`: stop, length (cut off)."""
+
+    text: str
+    outcome: str = "answered"
+    finish: str = "stop"
+    model: str = ""  # the version that answered, as the provider named it
+    key: str = ""  # of the call in the store
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One judgment of original against optimized, in both orders.
 
     `original_first` and `optimized_first` are what the judge said in each order, in the course's letters (A original
     better, B optimized better, C tie, invalid, or refused by a content filter); `verdict` needs both orders to agree,
-    else it is a tie. `how`: judged; equal_answers (a tie without a call); no_answer (an answer was refused or its prompt
-    too long, so there was nothing to judge and the verdict is refused).
+    else it is a tie. `how`: judged; equal_answers (a tie without a call); no_answer (an answer was refused or its
+    prompt too long, so there was nothing to judge and the verdict is refused).
     """
 
     id: str

@@ -54,7 +54,8 @@ HEAVY = {
     "matplotlib",
     "nbclient",
 }
-HEAVY |= {"openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tokenizers", "torch", "transformers", "zhipuai"}
+HEAVY |= {"aiolimiter", "anyio", "openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tenacity"}
+HEAVY |= {"tokenizers", "torch", "transformers", "zhipuai"}
 
 
 def pinned(name: str, python: str, system: str) -> str | None:

@@ -1,0 +1,223 @@
+"""Every call in one SQLite file: what was asked, every attempt, every answer. Nothing that was answered is asked again.
+
+- An attempt is written before it is sent; answer and status are written in one transaction. Killed in between, the
+  attempt stays `sent`: it may have been paid for, and counts in the budget as its worst case until it is known better.
+- Errors are never stored as answers. A refusal or a prompt that is too long is an outcome of its own.
+- Verdicts are not stored: they are read out of the answers' raw text whenever they are needed.
+- One process at a time sends calls (`calls.sqlite.lock`); the system frees the lock of a killed one. So a second
+  process waits and then finds everything answered. Leases with an expiry would need clocks that agree; a lock needs
+  none.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+APPLICATION = 0x42504F31  # "BPO1": no other program's SQLite file is taken for a store
+RESERVE_BYTES = 4 * 2**20  # kept beside the store, given up when the disk is full, so that replies in flight find room
+NETWORK_DISKS = ("nfs", "cifs", "smb", "9p", "drvfs", "fuse.sshfs", "afs")
+SCHEMA = """
+CREATE TABLE call(key TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT NOT NULL, model TEXT NOT NULL,
+    sent TEXT NOT NULL, sample INTEGER NOT NULL, created REAL NOT NULL);
+CREATE TABLE attempt(id INTEGER PRIMARY KEY, key TEXT NOT NULL, started REAL NOT NULL, ended REAL, state TEXT NOT NULL,
+    http INTEGER, code TEXT NOT NULL DEFAULT '', request_id TEXT NOT NULL DEFAULT '', usd REAL NOT NULL, batch TEXT);
+CREATE INDEX attempt_state ON attempt(state);
+CREATE TABLE answer(key TEXT PRIMARY KEY, raw TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,
+    model TEXT NOT NULL, fingerprint TEXT NOT NULL, input INTEGER, output INTEGER, usd REAL NOT NULL,
+    source TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE outcome(key TEXT PRIMARY KEY, kind TEXT NOT NULL, detail TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE batch(id TEXT PRIMARY KEY, provider TEXT NOT NULL, address TEXT NOT NULL, model TEXT NOT NULL,
+    state TEXT NOT NULL, file TEXT NOT NULL DEFAULT '', remote TEXT NOT NULL DEFAULT '', created REAL NOT NULL);
+"""
+
+
+class Damaged(OSError):
+    """The store's file cannot be read; it was left as it is."""
+
+
+class DiskFull(OSError):
+    """No room for the next transaction."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store knows of one call: an answer, or an outcome without one (refused, too_long, empty)."""
+
+    key: str
+    text: str
+    finish: str
+    outcome: str
+    model: str
+    source: str
+
+
+class Store:
+    """One open store. Use it as a context manager; it is used from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the store.
+
+        Raises Damaged for a file that SQLite cannot read, ValueError for one of another program or version, OSError for
+        a network disk, where SQLite's journal is not safe.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_network_disk(path)
+        if path.exists() and path.stat().st_size:
+            _check(path)
+        self.db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        with self._faults():
+            self.db.execute("PRAGMA journal_mode=WAL")
+            self.db.execute("PRAGMA synchronous=FULL")  # a committed answer survives a power cut
+            if not self.db.execute("PRAGMA user_version").fetchone()[0]:
+                marks = f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION};"
+                self.db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {marks} COMMIT;")
+        self.reserve = path.with_name(f"{path.name}.reserve")
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
+    def keep_reserve(self) -> None:
+        """Fill the reserve file. Raises OSError on a full disk: better now than with paid replies in flight."""
+        if not self.reserve.exists() or self.reserve.stat().st_size < RESERVE_BYTES:
+            self.reserve.write_bytes(os.urandom(RESERVE_BYTES))  # random: a file of zeros may take no room
+
+    def drop_reserve(self) -> None:
+        """Give the reserve back to the disk."""
+        self.reserve.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on the disk when it returns."""
+        with self._faults():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def known(self, keys: Iterable[str]) -> dict[str, Stored]:
+        """Answers and outcomes of those keys that have one."""
+        wanted, found = list(dict.fromkeys(keys)), {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(
+                f"SELECT key, text, finish, 'answered', model, source FROM answer WHERE key IN ({marks})", part
+            ).fetchall()
+            rows += self.db.execute(
+                f"SELECT key, '', '', kind, '', 'stored' FROM outcome WHERE key IN ({marks})", part
+            ).fetchall()
+            found.update((row[0], Stored(*row)) for row in rows)
+        return found
+
+    def spent(self) -> float:
+        """US dollars of all calls ever sent through this store; those of unknown end at their worst case."""
+        return self.db.execute("SELECT coalesce(sum(usd), 0) FROM attempt").fetchone()[0]
+
+    def unsettled(self) -> list[dict[str, Any]]:
+        """Attempts of earlier runs that were sent and never heard of again: they may have been paid for."""
+        columns = "attempt.id, attempt.key, attempt.usd, call.provider, call.address, call.model"
+        query = f"SELECT {columns} FROM attempt JOIN call USING(key) WHERE state = 'sent' AND batch IS NULL"
+        names = ("id", "key", "usd", "provider", "address", "model")
+        return [dict(zip(names, row, strict=True)) for row in self.db.execute(query)]
+
+    def output_tokens(self, model: str) -> tuple[float, int]:
+        """(mean output tokens, answers) of one model so far; (0.0, 0) if there are none."""
+        query = "SELECT avg(output), count(output) FROM answer WHERE key IN (SELECT key FROM call WHERE model = ?)"
+        mean, count = self.db.execute(query, (model,)).fetchone()
+        return mean or 0.0, count
+
+    def drift(self) -> list[tuple[str, list[str]]]:
+        """Models that answered under more than one version: (name asked for, versions that answered)."""
+        query = "SELECT DISTINCT call.model, answer.model FROM answer JOIN call USING(key) ORDER BY 1, 2"
+        versions: dict[str, list[str]] = {}
+        for asked, served in self.db.execute(query):
+            versions.setdefault(asked, []).append(served)
+        return [(asked, served) for asked, served in versions.items() if len(served) > 1]
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise DiskFull(f"{self.path}: the disk is full; free some space, then run again") from error
+            raise OSError(f"{self.path}: {error}; check the folder, then run again") from error
+        except sqlite3.DatabaseError as error:
+            raise Damaged(_advice(self.path, error)) from error
+
+
+def lock(path: Path) -> Any:
+    """The lock that the process which sends calls holds; freed by the system if that process dies."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+
+
+def record(db: sqlite3.Connection, call: dict[str, Any], now: float) -> None:
+    """Write down what is asked, once."""
+    values = (*(call[name] for name in ("key", "provider", "address", "model", "sent", "sample")), now)
+    db.execute("INSERT OR IGNORE INTO call VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def end_attempt(db: Any, number: int, state: str, usd: float, failure: Any = None) -> None:
+    """Write how an attempt ended, and what it cost at most."""
+    told = (failure.status, failure.code, failure.request_id) if failure else (None, "", "")
+    values = (now(), state, usd, *told, number)
+    db.execute(
+        "UPDATE attempt SET ended = ?, state = ?, usd = ?, http = ?, code = ?, request_id = ? WHERE id = ?", values
+    )
+
+
+def _check(path: Path) -> None:
+    """Read the whole file without changing it."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            faults = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            application = db.execute("PRAGMA application_id").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise Damaged(_advice(path, error)) from error
+    if faults != "ok":
+        raise Damaged(_advice(path, faults))
+    if version and (application, version) != (APPLICATION, VERSION):
+        raise ValueError(f"{path} is not a store of calls of this version ({application:#x}, {version}); move it away")
+
+
+def _advice(path: Path, reason: object) -> str:
+    return (
+        f"{path} is damaged ({reason}); it was left as it is. `bpo calls salvage {path} FILE.jsonl` writes what "
+        f"is readable; then move the damaged file away, `bpo calls import FILE.jsonl`, and run again"
+    )
+
+
+def _refuse_network_disk(path: Path) -> None:
+    import psutil
+
+    folder = path.parent.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if folder.is_relative_to(part.mountpoint)]
+    kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype.lower() if mounts else ""
+    if kind.startswith(NETWORK_DISKS):
+        raise OSError(
+            f"{path} lies on a network disk ({kind}), where SQLite cannot promise to lose nothing; set BPO_RUNS_DIR to "
+            "a folder on a local disk, and carry the answers over with `bpo calls export` and `bpo calls import`"
+        )
+
+
+def now() -> float:
+    """Seconds since 1970, for the record only: nothing waits for this clock, so it may jump."""
+    return time.time()
