@@ -81,22 +81,34 @@ def by_source(rows: Iterable[Preference]) -> dict[str, list[Preference]]:
     return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def word_diff(before: str, after: str) -> str:
-    """HTML of `after` with inserted words marked (ins) and words of `before` that are gone struck through (del)."""
+def segments(before: str, after: str) -> list[list[str]]:
+    """The word diff of describe.word_diff as data: [kind, old text, new text], kind "=" or "!".
+
+    The old texts joined are `before`, the new ones `after`: "=" are words that stayed (white space may differ), "!"
+    words that were replaced, removed or added.
+    """
     # punctuation counts as a word of its own: a colon behind a word does not make it another word
     piece = r"\s*(?:\w+|[^\w\s]+)|\s+$"
     old, new = re.findall(piece, before), re.findall(piece, after)
     # white space rides along with its word but does not make two words differ
     matcher = difflib.SequenceMatcher(None, [w.strip() for w in old], [w.strip() for w in new], autojunk=False)
+    return [
+        ["=" if kind == "equal" else "!", "".join(old[i:j]), "".join(new[k:m])]
+        for kind, i, j, k, m in matcher.get_opcodes()
+    ]
+
+
+def word_diff(before: str, after: str) -> str:
+    """HTML of `after` with inserted words marked (ins) and words of `before` that are gone struck through (del)."""
     parts = []
-    for kind, i, j, k, m in matcher.get_opcodes():
-        if kind == "equal":
-            parts.append(html.escape("".join(new[k:m])))
+    for kind, old, new in segments(before, after):
+        if kind == "=":
+            parts.append(html.escape(new))
             continue
-        if gone := "".join(old[i:j]):
-            parts.append(f'<del style="{DELETED}">{html.escape(gone)}</del>')
-        if added := "".join(new[k:m]):
-            parts.append(f'<ins style="{INSERTED}">{html.escape(added)}</ins>')
+        if old:
+            parts.append(f'<del style="{DELETED}">{html.escape(old)}</del>')
+        if new:
+            parts.append(f'<ins style="{INSERTED}">{html.escape(new)}</ins>')
     return f'<div style="white-space:pre-wrap">{"".join(parts)}</div>'
 
 
