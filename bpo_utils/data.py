@@ -65,10 +65,10 @@ FILES = {
 }
 # file, column of the prompt, of the context and of the category ("": that file has none) of each test set
 TEST_COLUMNS = {
-    "bpo_test": ("bpo_test.json", "prompt", "", ""),
-    "dolly": ("dolly_eval.json", "instruction", "context", "category"),
-    "vicuna": ("vicuna_eval.jsonl", "text", "", "category"),
-    "self_instruct": ("self_instruct_eval.json", "instruction", "context", "category"),
+    "bpo_test": ("bpo_test.json", "prompt", "", "", ""),
+    "dolly": ("dolly_eval.json", "instruction", "context", "category", "response"),
+    "vicuna": ("vicuna_eval.jsonl", "text", "", "category", ""),
+    "self_instruct": ("self_instruct_eval.json", "instruction", "context", "category", "output"),
 }
 VAL_COLUMNS = ("instruction", "good_res", "bad_res", "comparison", "source")
 PUBLISHED_COLUMNS = ("optimized_prompt", "final_input", "final_output")
@@ -248,10 +248,10 @@ def _recorded_row(number: int, row: dict[str, Any]) -> Preference:
 
 
 def _recorded_test_set(name: str) -> list[TestPrompt]:
-    file, prompt, context, category = TEST_COLUMNS[name]
-    rows = _table(fetch(file), [column for column in (prompt, context, category) if column])
+    file, prompt, *others = TEST_COLUMNS[name]
+    rows = _table(fetch(file), [column for column in (prompt, *others) if column])
     return [
-        TestPrompt(_id(name, n), name, row[prompt], row[context] if context else "", row[category] if category else "")
+        TestPrompt(_id(name, n), name, row[prompt], *(row[column] if column else "" for column in others))
         for n, row in enumerate(rows, 1)
     ]
 

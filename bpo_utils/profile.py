@@ -92,9 +92,16 @@ class Judging(Section):
     style: str = "pairwise"  # or ranking, alpaca_eval (the package's own template)
     orders: str = "both"  # or upstream: one seeded order and upstream's counting, to compare with the paper
     hardened: bool = False  # delimiters that an answer cannot guess, verdict marks in answers rewritten
+    reference: bool = False  # the judge sees the gold answer of questions that have one
     temperature: float = 0.0  # MT-bench: 0
     max_new_tokens: int = 2048  # MT-bench: 2048
     seed: int = 1
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the judge decodes."""
+        chosen = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "seed": self.seed}
+        return Decoding(top_p=1.0, batch_size=1, **chosen)
 
 
 class Profile(Section):
@@ -118,15 +125,19 @@ class Profile(Section):
 
 
 def names() -> list[str]:
-    """Names of the profiles that come with the package."""
-    return sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))
+    """Names of the profiles: those that come with the package, and your own in $BPO_PROFILES_DIR."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for folder in paths.profile_dirs() for path in sorted(folder.glob("*.yaml"))}
 
 
 def load(name: str) -> Profile:
     """Load a profile by name. Raises ValueError that says which key is wrong, where, and the nearest known name."""
     if name not in names():
         raise ValueError(f"no profile {name!r}{_nearest(name, names())}; there are {', '.join(names())}")
-    path = paths.PROFILES / f"{name}.yaml"
+    path = _files()[name]
     return parse(yaml.safe_load(path.read_text(encoding="utf-8")), path)
 
 

@@ -35,7 +35,10 @@ class Preference:
 
 @dataclass(frozen=True)
 class TestPrompt:
-    """One prompt of a test set; `context` is the passage it comes with, empty where it has none."""
+    """One prompt of a test set; `context` is the passage it comes with, empty where it has none.
+
+    `reference` is the answer that the test set gives as right, where it gives one (Dolly, Self-Instruct).
+    """
 
     __test__ = False  # pytest must not take this for a test class
     id: str
@@ -43,6 +46,7 @@ class TestPrompt:
     prompt: str
     context: str
     category: str
+    reference: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bpo_utils import judge, paths, profile
+from bpo_utils import judge_prompts, paths, profile
 from bpo_utils.mini import lessons, models, preference, provider, school, world
 
 SHIPPED = ("base", "weak", "middle", "strong", "judge")
@@ -89,8 +89,8 @@ FULL = f"{FACTS['cause']} {FACTS['definition']} {FACTS['example']}"
 def test_judges_prefer_the_full_answer_in_both_orders_and_tie_on_equal_ones(name):
     question = "Why are there tides?"
     pairs = [(FULL, FACTS["cause"]), (FACTS["cause"], FULL), (FULL, FULL)]
-    replies = provider.ask(name, [judge.prompt(question, *pair) for pair in pairs], None)
-    assert [judge.parse_verdict(reply) for reply in replies] == ["A", "B", "C"]
+    replies = provider.ask(name, [judge_prompts.prompt(question, *pair) for pair in pairs], None)
+    assert [judge_prompts.read("pairwise", reply) for reply in replies] == ["A", "B", "C"]
     assert all(len(reply) > len("[[A]]") + 20 for reply in replies)
 
 

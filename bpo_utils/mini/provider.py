@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from bpo_utils import judge, quiet
+from bpo_utils import judge_prompts, quiet
 from bpo_utils.mini import models, preference, rubric, teacher
 from bpo_utils.mini.lessons import STRENGTHS
 from bpo_utils.profile import Decoding
@@ -22,9 +22,9 @@ def ask(name: str, prompts: list[str], decoding: Decoding | None) -> list[str]:
     if name == "teacher":
         return [teacher.reply(prompt) for prompt in prompts]
     if name == "rubric":
-        return [_rubric(*judge.parse_prompt(prompt)) for prompt in prompts]
+        return [_rubric(*judge_prompts.parse_prompt(prompt)) for prompt in prompts]
     if name == "preference":
-        return _preferences([judge.parse_prompt(prompt) for prompt in prompts])
+        return _preferences([judge_prompts.parse_prompt(prompt) for prompt in prompts])
     known = ", ".join((*STRENGTHS, "teacher", "rubric", "preference"))
     raise ValueError(f"the miniature has no model {name!r}; it has {known}")
 
