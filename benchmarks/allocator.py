@@ -29,7 +29,8 @@ def measure() -> dict[str, float | str]:
     rows = [row for rows in world.test_sets().values() for row in rows][:PROMPTS]
     prompts = [records.joined(row.prompt, row.context) for row in rows]
     started = time.perf_counter()
-    replies = chat.ask(run.answer_models[-1], prompts, run.answering)
+    model = run.answer_models[-1]
+    replies = chat.texts(chat.ask(model, prompts, run.answering), model.name)
     answered = time.perf_counter()
     both = zip(prompts, replies, strict=True)
     pairs = [records.Pair(str(number), text, reply, "") for number, (text, reply) in enumerate(both)]

@@ -2,7 +2,7 @@
 
 What is drawn is a `spec`: {title, note, summary, panels: [{title, bars: [{group, name, n, percent, net_win, ci_low,
 ci_high, and counts where there are any}]}]}; `summary` says that the last panel sums up the others. At the left are the
-shares of B | C | A | invalid, at the right the net win with its interval.
+shares of B | C | A | invalid or refused, at the right the net win with its interval.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""The command `bpo`: run, status, grid, doctor. Exit codes: 0 ok, 1 a notebook failed, 2 wrong use, 130 Ctrl-C."""
+"""The command `bpo`: run, status, grid, doctor, calls, judgments.
+
+Exit codes: 0 ok, 1 a notebook failed, 2 wrong use, 3 the budget's cap was reached, 130 Ctrl-C.
+"""
 
 import argparse
 import os
@@ -7,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bpo_utils import paths
+from bpo_utils import cli_calls, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--from", dest="start", metavar="NN", help="begin with this notebook, such as 03")
     which.add_argument("--only", metavar="NN", help="run this notebook only")
     run.add_argument("--force", action="store_true", help="run the chosen notebooks even if they are up to date")
+    cli_calls.add_options(run)
     run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="set a parameter")
     status = commands.add_parser("status", help="what has run, and what would run next and why")
     status.add_argument(
@@ -30,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--jobs", type=int, metavar="N", help="points at a time (default: half of the cores)")
     grid.add_argument("--task", metavar="I", help="run point I only, from 0; slurm: take I from SLURM_ARRAY_TASK_ID")
     commands.add_parser("doctor", help="what this machine has, and what each profile can do on it")
+    for command in cli_calls.add_commands(commands):
+        command.add_argument("--profile", default="mini", metavar="NAME", help="whose run (default: mini)")
     for command in (run, status, grid):
         command.add_argument(
             "--notebooks", type=Path, default=paths.NOTEBOOKS, metavar="DIR", help="folder of the notebooks"
@@ -45,9 +51,10 @@ def main(argv: list[str] | None = None) -> int:
 
     # A scheduler that stops a job sends SIGTERM; the ledger shall say interrupted then, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    command = {"run": _run, "status": _status, "grid": _grid, "doctor": _doctor}[arguments.command]
+    command = {"run": _run, "status": _status, "grid": _grid, "doctor": _doctor}
+    command |= {"calls": cli_calls.calls, "judgments": cli_calls.judgments}
     try:
-        return command(arguments)
+        return command[arguments.command](arguments)
     except WrongUse as error:
         print(f"bpo: {error}", file=sys.stderr)
         return 2
@@ -75,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     given = {}
     resume = ["bpo", "run", "--profile", arguments.profile]
+    resume += ["--calls", arguments.calls] if arguments.calls != "online" else []
     if arguments.notebooks != paths.NOTEBOOKS:
         resume += ["--notebooks", str(arguments.notebooks)]
     for pair in arguments.given:
@@ -83,16 +91,22 @@ def _run(arguments: argparse.Namespace) -> int:
             raise WrongUse(f"-p {pair}: write it as -p name=value")
         given[name] = parse_value(text)
         resume += ["-p", pair]
+    profile = _profile(arguments.profile)
+    if arguments.dry_run:
+        return cli_calls.dry_run(profile, arguments)
     states = runner.run(
-        _profile(arguments.profile),
+        profile,
         start=arguments.start,
         only=arguments.only,
         force=arguments.force,
         parameters=given,
         notebooks_dir=arguments.notebooks.resolve(),
         resume=shlex.join(resume),
+        before=cli_calls.agreed(profile, arguments),
     )
-    return 0 if all(state in runner.GOOD for state in states.values()) else 1
+    if all(state in runner.GOOD for state in states.values()):
+        return 0
+    return 3 if runner.reached_the_cap(profile.name, states) else 1
 
 
 def _status(arguments: argparse.Namespace) -> int:

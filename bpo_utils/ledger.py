@@ -171,9 +171,14 @@ def now() -> str:
 
 @functools.cache
 def code_hash() -> str:
-    """Hash over all files of the package, so that a changed line of code makes every notebook run again."""
+    """Hash over all files of the package and over profiles of your own.
+
+    So a changed line of code or of a profile makes every notebook run again.
+    """
     files = (path for path in paths.PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return _combined(paths.PACKAGE, files)
+    own = [digest(folder) or "" for folder in paths.profile_dirs() if folder != paths.PROFILES]
+    package = _combined(paths.PACKAGE, files)
+    return hashlib.sha256(" ".join([package, *own]).encode()).hexdigest() if own else package
 
 
 def digest(path: Path) -> str | None:

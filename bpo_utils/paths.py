@@ -1,7 +1,8 @@
 """The only place that knows where things lie.
 
 Everything is absolute, so that a notebook finds the same files from JupyterLab, from papermill and from a Slurm job.
-Three environment variables move things (tests and grids use them): BPO_RUNS_DIR, BPO_RUN_DIR and BPO_FIGURES_DIR.
+Environment variables move things: BPO_RUNS_DIR, BPO_RUN_DIR and BPO_FIGURES_DIR (tests and grids use them), and
+BPO_PROFILES_DIR, a folder with profiles of your own.
 """
 
 import os
@@ -19,6 +20,12 @@ MINI_DATA = MINI / "data"
 MINI_MODELS = MINI / "models"
 
 STAGES = ("01_data", "02_pairs", "03_training", "04_inference", "05_judging", "06_results")
+
+
+def profile_dirs() -> list[Path]:
+    """Folders of profiles: the package's, then $BPO_PROFILES_DIR, whose profiles win over those of the same name."""
+    own = os.environ.get("BPO_PROFILES_DIR")
+    return [PROFILES, *([Path(own).resolve()] if own else [])]
 
 
 def runs_dir() -> Path:

@@ -1,6 +1,6 @@
 """The figures. Each is written as PNG, PDF, SVG and a JSON file with exactly the numbers drawn.
 
-Order and words of the bars are the same everywhere: B optimized better | C tie | A original better | invalid. Colours
+Order and words are the same everywhere: B optimized better | C tie | A original better | no verdict. Colours
 are Okabe and Ito's, told apart in every colour vision, with hatching that survives grey print. Same data, same bytes:
 nothing in the files depends on the day, and the font comes with the package.
 """
@@ -213,8 +213,11 @@ def _panel(title: str, drawn: list[dict], words: dict[str, str]) -> dict:
 
 
 def _bar(row: dict) -> dict:
-    percent = {letter: 100 * row["counts"][letter] / row["n"] for letter in bars.COLOURS}
-    return {**row, "group": row["answer_model"], "name": row["judge"], "percent": percent}
+    """A row of results.json as a bar; unreadable and refused verdicts are one segment, never hidden."""
+    counts = row["counts"] | {"invalid": row["counts"].get("invalid", 0) + row["counts"].get("refused", 0)}
+    counts = {letter: counts[letter] for letter in ("A", "B", "C", "invalid")}
+    percent = {letter: 100 * counts[letter] / row["n"] for letter in bars.COLOURS}
+    return {**row, "group": row["answer_model"], "name": row["judge"], "counts": counts, "percent": percent}
 
 
 def _paper_bar(row: dict, test_set: str) -> dict:

@@ -122,11 +122,11 @@ def results(place: Place, label: str, stale: list[str]) -> None:
 def _cells(row: dict) -> list[str]:
     shares = [f"{100 * row['counts'][letter] / row['n']:.1f}" for letter in "ABC"]
     net, low, high = (f"{100 * row[key]:+.1f}" for key in ("net_win", "ci_low", "ci_high"))
-    return [str(row["n"]), *shares, f"{net} [{low}, {high}]", str(row["counts"].get("invalid", 0))]
+    return [str(row["n"]), *shares, f"{net} [{low}, {high}]", str(row["n"] - sum(row["counts"][x] for x in "ABC"))]
 
 
 def _table(rows: list[list[str]], names: list[str]) -> str:
-    return columns([[*names, "n", "A %", "B %", "C %", "net win [95 %]", "invalid"], *rows], right_from=len(names))
+    return columns([[*names, "n", "A %", "B %", "C %", "net win [95 %]", "no verdict"], *rows], right_from=len(names))
 
 
 def columns(rows: list[list[str]], right_from: int | None = None) -> str:

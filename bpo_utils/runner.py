@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bpo_utils import kernel, ledger, paths, progress
@@ -40,11 +40,14 @@ def run(
     parameters: dict[str, object] | None = None,
     notebooks_dir: Path = paths.NOTEBOOKS,
     resume: str = "",
+    before: Callable[[Notebook], dict[str, object]] | None = None,
 ) -> dict[str, str]:
     """Run the notebooks of a profile until one fails; returns the status of each by name, in order.
 
-    `start` and `only` are notebook numbers; `force` runs the selected ones even if up to date. Raises WrongUse before
-    anything starts (wrong parameter, number, missing input, run folder in use), KeyboardInterrupt after recording it.
+    `start` and `only` are notebook numbers; `force` runs the selected ones even if up to date. `before` is called with
+    every notebook that is about to run and returns parameters to add; it may raise to stop there. Raises WrongUse
+    before anything starts (wrong parameter, number, missing input, run folder in use), KeyboardInterrupt after
+    recording it.
     """
     everything = find(notebooks_dir)
     mine = [notebook for notebook in everything if notebook.number in profile.notebooks]
@@ -59,6 +62,9 @@ def run(
         check_inputs(selected, everything, place, profile)
         for notebook in selected:
             label = notebook.name.ljust(width)
+            values = notebook.values(injected[notebook.name])
+            if before and (force or why_run(notebook, values, place)):
+                injected[notebook.name] |= before(notebook)
             states[notebook.name] = run_one(
                 notebook, injected[notebook.name], place, profile, force=force, label=label, resume=resume
             )
@@ -71,6 +77,12 @@ def run(
     if profile.stops_because:
         print(f"\n{profile.stops_because}")
     return states
+
+
+def reached_the_cap(profile: str, states: dict[str, str]) -> bool:
+    """Whether the last of these notebooks stopped because the next call could have passed the budget's cap."""
+    entry = ledger.latest(place_of(profile).run).get(list(states)[-1])
+    return bool(entry and entry.error and entry.error["name"] == "BudgetReached")
 
 
 def select(notebooks: list[Notebook], profile: Profile, start: str | None, only: str | None) -> list[Notebook]:

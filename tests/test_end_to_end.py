@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from bpo_utils.records import LETTERS
+
 SETS = {"bpo_test": 12, "dolly": 12, "vicuna": 6, "self_instruct": 12}
 
 
@@ -46,7 +48,7 @@ def test_results_have_the_promised_form(course):
     assert {(row["answer_model"], row["judge"]) for row in found["rows"]} == {(m, j) for m in models for j in judges}
     for row in found["rows"] + found["controls"]:
         expected = sum(SETS.values()) if row["test_set"] == "pooled" else SETS[row["test_set"]]
-        assert row["n"] == expected == sum(row["counts"].values()) and set(row["counts"]) == {"A", "B", "C", "invalid"}
+        assert row["n"] == expected == sum(row["counts"].values()) and set(row["counts"]) == set(LETTERS)
         assert row["net_win"] == pytest.approx((row["counts"]["B"] - row["counts"]["A"]) / row["n"])
         assert -1 <= row["ci_low"] <= row["net_win"] <= row["ci_high"] <= 1
     assert {row["rewriter"] for row in found["controls"]} == {"identity", "drop_words", "reference"}

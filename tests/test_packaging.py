@@ -42,7 +42,7 @@ COURSE_LIBRARIES = [
     "seaborn",
 ]
 CUDA = ("nvidia-", "cuda-", "triton")
-OTHER_NAMES = {"yaml": "pyyaml", "_pytest": "pytest"}  # import name -> name of the package
+OTHER_NAMES = {"yaml": "pyyaml", "_pytest": "pytest", "sklearn": "scikit-learn"}  # import name -> name of the package
 HEAVY = {
     "IPython",
     "accelerate",
@@ -160,7 +160,8 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("folder", ["bpo_utils", "tests"])
 def test_every_imported_library_is_declared(folder):
     declared = {canonicalize_name(wanted.name) for wanted in BASE}
-    declared |= {canonicalize_name(w.name) for w in EXTRAS["deepspeed" if folder == "bpo_utils" else "test"]}
+    extras = ["deepspeed", "alpaca-eval"] if folder == "bpo_utils" else ["test"]
+    declared |= {canonicalize_name(wanted.name) for extra in extras for wanted in EXTRAS[extra]}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for name in imports(path):
             assert canonicalize_name(OTHER_NAMES.get(name, name)) in declared, f"{paths.shown(path)} imports {name}"

@@ -28,18 +28,21 @@ def complete(requests: Sequence[wire.Request], calls: Calls) -> list[Reply]:
 
 
 def ask(
-    model: Model, prompts: Sequence[str], decoding: Decoding, calls: Calls | None = None, sample: int = 0
+    model: Model, prompts: Sequence[str], decoding: Decoding | None = None, calls: Calls | None = None, sample: int = 0
 ) -> list[Reply]:
     """Ask one model of a profile: one reply per prompt, in order. `sample` asks again: another draw, kept apart.
 
-    Raises what `complete` raises, and ValueError if `calls` is missing for a model that is not the miniature's.
+    Raises what `complete` raises, and ValueError if `decoding` or `calls` is missing for a model that is not the
+    miniature's.
     """
     if model.provider == "mini":
         from bpo_utils.mini import provider
 
         return [Reply(text) for text in provider.ask(model.model, list(prompts), decoding)]
-    if calls is None:
-        raise ValueError(f"{model.name}: calls to {model.provider} need a store; pass chat.Calls(store=...)")
+    if calls is None or decoding is None:
+        raise ValueError(
+            f"{model.name}: calls to {model.provider} need `decoding`, and chat.Calls(store=...) as `calls`"
+        )
     return complete([wire.request(model, prompt, decoding, sample) for prompt in prompts], calls)
 
 

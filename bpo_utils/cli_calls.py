@@ -1,0 +1,209 @@
+"""The parts of `bpo` that have to do with calls to models: what they cost, their store, and the pages of judgments."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpo_utils import paths
+
+if TYPE_CHECKING:  # what they import is not for `bpo --help` to wait for
+    from bpo_utils.judgments import Run
+    from bpo_utils.notebook import Notebook
+    from bpo_utils.profile import Profile
+
+STAGE = "05"  # the notebook that makes calls
+MODES = ("online", "batch", "replay")
+
+
+def add_options(run: argparse.ArgumentParser) -> None:
+    """The options of `bpo run` that have to do with money."""
+    run.add_argument(
+        "--calls", choices=MODES, default="online", help="batch: half the price, within a day; replay: no key"
+    )
+    run.add_argument(
+        "--max-usd", type=_dollars, metavar="X", help="what the run may spend in all; at the cap: exit code 3"
+    )
+    run.add_argument("--yes", action="store_true", help="do not ask before calls that cost money")
+    run.add_argument("--dry-run", action="store_true", help="show what the calls will cost, and do nothing")
+
+
+def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
+    """`bpo calls` and `bpo judgments`; returns those that take --profile."""
+    calls = commands.add_parser("calls", help="the store of calls: what it holds; export, import, salvage")
+    calls.add_argument("action", choices=("status", "export", "import", "salvage"))
+    calls.add_argument("file", nargs="?", type=Path, metavar="FILE", help="JSON Lines to write or to read")
+    calls.add_argument("--store", type=Path, metavar="FILE", help="the store (default: the profile's calls.sqlite)")
+    pages = commands.add_parser("judgments", help="a page of all judgments to filter and read; pairs to label by hand")
+    pages.add_argument("--rewriters", default="bpo", metavar="NAMES", help="names with commas, or all (default: bpo)")
+    pages.add_argument("--to", type=Path, metavar="FILE", help="where the page goes (default: the run's 05_judging)")
+    what = pages.add_mutually_exclusive_group()
+    what.add_argument("--label-pairs", type=int, metavar="N", help="instead: a page of N blind pairs to label by hand")
+    what.add_argument("--labels", type=Path, metavar="FILE", help="instead: how far the judges agree with saved labels")
+    pages.add_argument("--seed", type=int, default=0, metavar="N", help="which pairs are drawn (default: 0)")
+    return [calls, pages]
+
+
+def agreed(run: Profile, arguments: argparse.Namespace) -> Callable[[Notebook], dict[str, object]]:
+    """What `bpo run` does before a notebook: before the one that makes calls, show their price and ask.
+
+    Returns the parameters to give it. Raises WrongUse where nobody can answer the question, or the answer is no.
+    """
+
+    def before(notebook: Notebook) -> dict[str, object]:
+        if notebook.number != STAGE or "max_usd" not in notebook.parameters or not _remote(run):
+            return {}
+        from bpo_utils import bill
+        from bpo_utils.chat import money
+
+        text, lines, spent = plan(run, arguments.calls)
+        cap = bill.default_cap(lines, spent) if arguments.max_usd is None else arguments.max_usd
+        if money.total(lines, "worst") != 0.0 and arguments.calls != "replay":
+            print(text)
+            _ask(cap, arguments)
+        return {"max_usd": cap, "calls": arguments.calls}
+
+    return before
+
+
+def plan(run: Profile, mode: str) -> tuple[str, list[Any], float]:
+    """(the plan as text, its lines, US dollars spent so far) of a profile's calls. Raises WrongUse without rewrites."""
+    from bpo_utils import bill, chat, records
+    from bpo_utils.chat import money, served
+    from bpo_utils.notebook import WrongUse
+
+    folder = paths.run_dir(run.name)
+    if not run.answering or not (run.answer_models or run.judges):
+        raise WrongUse(f"profile {run.name} makes no calls")
+    calls = chat.Calls(folder / "05_judging" / "calls.sqlite", mode, limits=run.limits)
+    try:
+        rewrites = records.read_rows(folder / "04_inference" / "rewrites.jsonl", records.Rewrite)
+        sets = dict.fromkeys(row.test_set for row in rewrites)
+        files = [folder / "01_data" / "test" / f"{name}.jsonl" for name in sets]
+        prompts = [row for file in files for row in records.read_rows(file, records.TestPrompt)]
+    except FileNotFoundError as error:
+        raise WrongUse(f"the plan needs the rewritten prompts: {error}") from error
+    try:
+        resolved, found = served.resolve(run, calls)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    lines, spent = bill.costs(resolved, prompts, rewrites, calls), bill.spent(calls)
+    told = f"{found}\n\n{money.table(lines)}\n\nSpent so far: ${spent:.4f}. "
+    told += "Judging is an estimate until the answers are there."
+    return told, lines, spent
+
+
+def dry_run(run: Profile, arguments: argparse.Namespace) -> int:
+    """`bpo run --dry-run`."""
+    print(plan(run, arguments.calls)[0])
+    return 0
+
+
+def calls(arguments: argparse.Namespace) -> int:
+    """`bpo calls`."""
+    from bpo_utils.chat import exchange
+    from bpo_utils.chat.store import Store
+    from bpo_utils.notebook import WrongUse
+
+    store = arguments.store or paths.run_dir(arguments.profile) / "05_judging" / "calls.sqlite"
+    if arguments.action != "status" and arguments.file is None:
+        raise WrongUse(f"bpo calls {arguments.action} needs a FILE")
+    if arguments.action != "import" and not store.exists():
+        raise WrongUse(f"{paths.shown(store)} does not exist; name another with --store")
+    if arguments.action == "salvage":
+        saved, lost = exchange.salvage(store, arguments.file)
+        print(f"{saved} calls written to {paths.shown(arguments.file)}; {lost} rows could not be read")
+        return 0
+    with Store(store) as opened:
+        if arguments.action == "export":
+            print(f"{exchange.export(opened, arguments.file)} calls written to {paths.shown(arguments.file)}")
+        elif arguments.action == "import":
+            print(f"{exchange.load(opened, arguments.file)} calls are new in {paths.shown(store)}")
+        else:
+            print(_status(opened))
+    return 0
+
+
+def judgments(arguments: argparse.Namespace) -> int:
+    """`bpo judgments`."""
+    from bpo_utils import judge, labelling, profile
+    from bpo_utils import judgments as pages
+    from bpo_utils.notebook import WrongUse
+
+    try:
+        label, folder = profile.load(arguments.profile).label, paths.run_dir(arguments.profile)
+        run = pages.read_run(folder)
+        if arguments.labels:
+            print(_agreement(labelling.read(arguments.labels, run.answers, run.verdicts), run))
+            return 0
+        if arguments.label_pairs is not None:
+            target = arguments.to or folder / "05_judging" / "labelling.html"
+            labelling.page(label, run.answers, run.verdicts, target, arguments.label_pairs, arguments.seed)
+        else:
+            target = arguments.to or folder / "05_judging" / "judgments.html"
+            flagged = [(row.test_set, row.id, row.side, row.model) for row in judge.flagged(run.answers)]
+            chosen = None if arguments.rewriters == "all" else arguments.rewriters.split(",")
+            pages.page(label, *run, target, flagged, chosen)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    print(f"{paths.shown(target)}: open it in a browser")
+    return 0
+
+
+def _agreement(labels: list[dict[str, str]], run: Run) -> str:
+    """How far each judge agrees with people, as a table; all labels of a file are on one rewriter."""
+    from bpo_utils import agreement, progress
+
+    verdicts = [row for row in run.verdicts if row.rewriter == labels[0]["rewriter"]]
+    shown = ["judge", "n", "agreement", "kappa", "kappa_low", "kappa_high", "ac1"]
+    shown += ["judge_net_win", "human_net_win", "ppi_net_win", "ppi_low", "ppi_high"]
+    found = [[row[name] for name in shown] for row in agreement.human_agreement(labels, verdicts, run.answers)]
+    cells = [[f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v) for v in row] for row in found]
+    return progress.columns([shown, *cells], right_from=1)
+
+
+def _remote(run: Profile) -> bool:
+    return any(model.provider != "mini" for model in (*run.answer_models, *run.judges))
+
+
+def _ask(cap: float, arguments: argparse.Namespace) -> None:
+    from bpo_utils.notebook import WrongUse
+
+    limit = "without a cap, for a price is unknown" if math.isinf(cap) else f"and spend at most ${cap:.2f} in all"
+    if arguments.yes:
+        print(f"--yes: making the calls {limit}")
+        return
+    if not sys.stdin.isatty():
+        raise WrongUse("these calls cost money and nobody is here to be asked; add --yes, and --max-usd X for a cap")
+    if input(f"Make these calls {limit}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise WrongUse("nothing was sent")
+
+
+def _status(store: Any) -> str:
+    from bpo_utils.progress import columns
+
+    query = (
+        "SELECT provider, call.model, count(answer.key), count(outcome.key), count(*) FROM call"
+        " LEFT JOIN answer USING(key) LEFT JOIN outcome USING(key) GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    rows = [[str(value) for value in row] for row in store.db.execute(query)]
+    told = columns([["provider", "model", "answers", "refused or empty", "calls"], *rows], right_from=2)
+    lost = store.db.execute("SELECT count(*) FROM attempt WHERE state IN ('sent', 'maybe paid')").fetchone()[0]
+    told += f"\n\nspent at most ${store.spent():.4f}; {lost} attempts whose end is not known"
+    for asked, served in store.drift():
+        told += f"\n{asked} answered under {len(served)} versions: {', '.join(served)}"
+    return told
+
+
+def _dollars(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not amount >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of US dollars")
+    return amount
