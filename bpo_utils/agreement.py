@@ -13,11 +13,8 @@ from typing import Any
 from bpo_utils.records import TEST_SETS, Answer, Verdict
 
 TAIL = 0.025  # each side of a 95 % interval
-LETTERS = (
-    "A",
-    "B",
-    "C",
-)  # what a judge may answer; unreadable or refused verdicts are categories only where they occur
+# what a judge may answer; unreadable or refused verdicts are categories only where they occur
+LETTERS = ("A", "B", "C")
 LONGEST = "longest"  # the name of the rule in tables of judges
 LEAST = 20  # labels for an interval; the normal approximation needs some
 Key = tuple[str, str, str, str]  # test set, id, rewriter, answer model: one pair of answers
@@ -218,6 +215,38 @@ def corrected_net_win(human: dict[Key, str], letters: dict[Key, str], total: int
         found |= {"ppi_low": net - half, "ppi_high": net + half}
     order = [f"{name}_{what}" for name in ("human", "ppi") for what in ("net_win", "low", "high")]
     return {name: float(np.clip(found[name], -1, 1)) if name in found else None for name in ("judge_net_win", *order)}
+
+
+def shift(plain: list[Verdict], changed: list[Verdict]) -> dict:
+    """What another way of judging (a hardened prompt, another style) does to one judge's verdicts on the same answers.
+
+    Returns {n, changed, net_win_plain, net_win_changed, difference, ci_low, ci_high}: the share of verdicts that are
+    not the same, and the paired difference of the net wins (changed less plain) with Student's 95 % interval over the
+    answers, None where all differ alike. Pass one answer model's verdicts, so that answers are questions. Raises
+    ValueError if no answer was judged both ways. Hardening is not free: one audit found no attack to block and a drift
+    of 6.4 % from the hardening itself (analemma, FARS FA0074), so measure it before choosing it.
+    """
+    from scipy.stats import ttest_1samp
+
+    before, after = ({_key(row): row.verdict for row in _judged(rows)} for rows in (plain, changed))
+    shared = [key for key in before if key in after]
+    if not shared:
+        raise ValueError("no answer was judged both ways; judge the same answers in both")
+    points = [[{"A": -1, "B": 1}.get(one[key], 0) for key in shared] for one in (before, after)]
+    steps = [new - old for old, new in zip(*points, strict=True)]
+    low = high = None
+    if len(set(steps)) > 1:
+        low, high = map(float, ttest_1samp(steps, 0).confidence_interval(1 - 2 * TAIL))
+    n = len(shared)
+    return {
+        "n": n,
+        "changed": sum(before[key] != after[key] for key in shared) / n,
+        "net_win_plain": sum(points[0]) / n,
+        "net_win_changed": sum(points[1]) / n,
+        "difference": sum(steps) / n,
+        "ci_low": low,
+        "ci_high": high,
+    }
 
 
 def _labels(labels: list[dict]) -> dict[Key, str]:

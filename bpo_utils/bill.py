@@ -28,10 +28,10 @@ def costs(run: Profile, prompts: list[TestPrompt], rewrites: list[Rewrite], call
             lines.append(money.cost("answers", model, asked, store, _share(model, calls)))
             answers += _guessed(model, rewrites, dict(zip(unique, asked, strict=True)), store)
         items = [item for item in judge.matches(prompts, answers, run.judging.reference) if not item.decided]
-        for model in run.judges:
-            texts = [text for item in items for text in judge.order_prompts(item, run.judging)]
-            asked = [wire.request(model, text, run.judging.decoding) for text in texts]
-            lines.append(money.cost("judging", model, asked, store, _share(model, calls)))
+        lines += _judging(run, "judging", items, store, calls)
+        if run.judging.hardened:
+            plain = run.model_copy(update={"judging": run.judging.model_copy(update={"hardened": False})})
+            lines += _judging(plain, "plain prompt", items[: judge.SHIFT_SAMPLE], store, calls)
         return lines
     finally:
         if store:
@@ -50,6 +50,17 @@ def spent(calls: chat.Calls) -> float:
         return 0.0
     with Store(calls.store) as store:
         return store.spent()
+
+
+def _judging(
+    run: Profile, stage: str, items: list[judge.Match], store: Store | None, calls: chat.Calls
+) -> list[money.Cost]:
+    texts = [text for item in items for text in judge.order_prompts(item, run.judging)]
+    decoding, lines = run.judging.decoding, []
+    for model in run.judges:
+        asked = [wire.request(model, text, decoding) for text in texts]
+        lines.append(money.cost(stage, model, asked, store, _share(model, calls)))
+    return lines
 
 
 def _share(model: Model, calls: chat.Calls) -> float:

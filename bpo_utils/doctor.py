@@ -20,7 +20,7 @@ GIB = 1024**3
 PYTHON = (3, 11)  # pyproject.toml asks for the same
 NEEDED_MEMORY_GIB = 2  # torch and a kernel with a tiny model take about one
 NEEDED_DISK_GIB = 1  # a run of the miniature writes far less; the rest is room for a second one
-KEYS = {"openai": "OPENAI_API_KEY", "zhipu": "ZHIPUAI_API_KEY"}
+KEYS = {"openai": "OPENAI_API_KEY", "zhipu": "ZHIPUAI_API_KEY", "zhipuai": "ZHIPUAI_API_KEY"}
 INSTALL = "pip install -r requirements.lock"
 BUILD = "python -m bpo_utils.mini.build"
 

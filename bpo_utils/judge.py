@@ -15,6 +15,7 @@ from bpo_utils.profile import Judging
 from bpo_utils.records import Answer, Reply, TestPrompt, Verdict, joined
 
 SWAPPED = {"A": "B", "B": "A", "C": "C", "invalid": "invalid", "refused": "refused"}
+SHIFT_SAMPLE = 100  # pairs judged with the plain prompt too, where the profile wants the hardened one
 MOST_ASKED = 3  # an unreadable reply, or one that was cut off, is asked for again at most twice
 NO_ANSWER = ("refused", "too_long")
 Ask = Callable[..., list[Reply]]  # ask(prompts, sample=0): one reply per prompt, in order

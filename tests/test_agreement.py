@@ -228,3 +228,17 @@ def test_bad_labels_are_errors():
             agreement.human_agreement(labels, rows)
     with pytest.raises(ValueError, match="several rewriters"):
         agreement.human_agreement([label(0, "A")], [*rows, replace(rows[0], rewriter="identity")])
+
+
+def test_the_shift_of_another_prompt_is_paired_over_the_answers_judged_both_ways():
+    plain = [verdict(n, letter) for n, letter in enumerate("BBBBBBAACC")] + [verdict(20, "B", how="equal_answers")]
+    hardened = [verdict(n, letter) for n, letter in enumerate("BBBBCAAACC")] + [verdict(21, "B")]
+    found = agreement.shift(plain, hardened)
+    assert (found["n"], found["changed"]) == (10, 0.2)
+    assert (found["net_win_plain"], found["net_win_changed"], found["difference"]) == pytest.approx((0.4, 0.1, -0.3))
+    low, high = ttest_1samp([0, 0, 0, 0, -1, -2, 0, 0, 0, 0], 0).confidence_interval(0.95)
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx((low, high))
+    same = agreement.shift(plain, plain)
+    assert (same["changed"], same["difference"], same["ci_low"]) == (0, 0, None)
+    with pytest.raises(ValueError, match="no answer was judged both ways"):
+        agreement.shift(plain, hardened[-1:])
