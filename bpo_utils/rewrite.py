@@ -7,15 +7,18 @@ from bpo_utils import records, tokens
 from bpo_utils.profile import Decoding
 
 
-def rewrite(prompts: list[records.TestPrompt], model_folder: Path, decoding: Decoding) -> list[records.Rewrite]:
+def rewrite(
+    prompts: list[records.TestPrompt], model_folder: Path, decoding: Decoding, on_gpu: bool = False
+) -> list[records.Rewrite]:
     """Every prompt through the rewriter in `model_folder`, instruction and context as one text, as upstream feeds it.
 
     Decoding as in the paper, appendix C: top-p 0.9, temperature 0.6. An empty output stays empty, so that it is
-    counted.
+    counted. `on_gpu`: in bfloat16 on a GPU where there is one; the miniature stays on the CPU, so that its numbers are
+    the same on every machine.
     """
     from bpo_utils.chat import local
 
-    model, tokenizer = local.load(model_folder)
+    model, tokenizer = local.load(model_folder, on_gpu)
     texts = [records.joined(prompt.prompt, prompt.context) for prompt in prompts]
     framed = [tokens.framed(tokens.REWRITER_FRAME, text) for text in texts]
     outputs = local.generate(model, tokenizer, framed, decoding)
