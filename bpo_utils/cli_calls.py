@@ -194,9 +194,7 @@ def _status(store: Any) -> str:
     told = columns([["provider", "model", "answers", "refused or empty", "calls"], *rows], right_from=2)
     lost = store.db.execute("SELECT count(*) FROM attempt WHERE state IN ('sent', 'maybe paid')").fetchone()[0]
     told += f"\n\nspent at most ${store.spent():.4f}; {lost} attempts whose end is not known"
-    for asked, served in store.drift():
-        told += f"\n{asked} answered under {len(served)} versions: {', '.join(served)}"
-    return told
+    return "\n".join([told, *(f"{asked} answered under {', '.join(served)}" for asked, served in store.drift())])
 
 
 def _dollars(text: str) -> float:

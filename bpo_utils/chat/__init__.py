@@ -11,7 +11,7 @@ from bpo_utils.chat.calls import Call, Calls
 from bpo_utils.profile import Decoding, Model
 from bpo_utils.records import Answer, Reply, Rewrite
 
-__all__ = ["Call", "Calls", "answers", "ask", "complete", "texts"]
+__all__ = ["Call", "Calls", "answers", "ask", "complete", "texts", "versions"]
 
 
 def complete(requests: Sequence[wire.Request], calls: Calls) -> list[Reply]:
@@ -68,6 +68,17 @@ def answers(model: Model, rewrites: list[Rewrite], decoding: Decoding, calls: Ca
         Answer(id, name, side, model.name, text, found[text].text, found[text].outcome)
         for (name, id, side), text in asked.items()
     ]
+
+
+def versions(calls: Calls) -> list[str]:
+    """One sentence for each model whose answers in the store came from more than one version of it."""
+    from bpo_utils.chat.store import Store
+
+    if not calls.store.exists():
+        return []
+    with Store(calls.store) as store:
+        drift = store.drift()
+    return [f"{asked} answered under {len(served)} versions: {', '.join(served)}" for asked, served in drift]
 
 
 def prompts_of(rewrites: list[Rewrite]) -> dict[tuple[str, str, str], str]:
