@@ -2,12 +2,13 @@
 
     python benchmarks/calls.py [--rounds 3] [--calls 1000]
 
-One local server (tests/fake_api.py, a process of its own) answers every call after 100 ms. Each way sends the same
-calls to it, in every round, in one run: ours (with the store on, every call durable before it counts), the plain
-AsyncOpenAI behind a semaphore, threads as alpaca_eval's (5), and upstream's one `requests.post` after another (its
-first 50 calls, extrapolated). 32 calls at once and 100 ms a reply allow 320 calls/s; what is missing to that is client
-and server time per call on the same two cores, and for ours the wait for the disk. Writes benchmarks/calls.json; the
-last line is JSON.
+One local server (reply_server.py, a process of its own) answers every call after 100 ms. Each way sends the same calls
+to it, in every round, in one run: ours (with the store on: every attempt and every answer durable before it counts,
+and a cap), the plain AsyncOpenAI behind a semaphore, threads as alpaca_eval's (5), upstream's one `requests.post`
+after another (its first 50 calls, extrapolated), and aiohttp without any SDK, which keeps nothing and checks nothing:
+what is missing there to 320 calls/s (32 at once, 100 ms each) is the event loop's timers, the server and the last,
+incomplete round; what is missing between it and the others is CPU time of the client. Writes benchmarks/calls.json;
+the last line is JSON.
 """
 
 import argparse
@@ -21,15 +22,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import reply_server
+from reply_server import ANSWER
+
 from bpo_utils import chat, paths, progress, records
 from bpo_utils.chat import wire
 from bpo_utils.profile import Limits, Model, Price
 
-sys.path.insert(0, str(paths.ROOT / "tests"))
-import fake_api
-
 DELAY_S, UPSTREAM_CALLS, ALPACA_THREADS, RESUMED = 0.1, 50, 5, 10_000
-ANSWER = "A sentence of the length that answers have. " * 20
 HEADERS = {"Authorization": "Bearer none"}
 PROMPT = "A question of the length that the judge's prompts have, which is some three thousand letters. " * 32
 
@@ -98,6 +98,26 @@ def threads(url: str, number: int, concurrency: int, mark: str) -> Callable[[], 
     return run
 
 
+def floor(url: str, number: int, concurrency: int, mark: str) -> Callable[[], None]:
+    """aiohttp alone, as many tasks as calls at once."""
+
+    async def everything() -> None:
+        import aiohttp
+
+        waiting = iter(requests_for(url, number, mark))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as session:
+
+            async def one() -> None:
+                for asked in waiting:
+                    body = {"model": "m", "messages": [{"role": "user", "content": asked.prompt}]}
+                    async with session.post(f"{url}/chat/completions", json=body, headers=HEADERS) as reply:
+                        await reply.read()
+
+            await asyncio.gather(*(one() for _ in range(concurrency)))
+
+    return lambda: asyncio.run(everything())
+
+
 def upstream(url: str, number: int, concurrency: int, mark: str) -> Callable[[], None]:
     """One request after another, each on a connection of its own."""
 
@@ -119,15 +139,14 @@ def measure(run: Callable[[], None], number: int) -> tuple[float, float]:
     return number / (time.perf_counter() - wall), 1000 * (time.process_time() - cpu) / number
 
 
-def resume(api: fake_api.FakeApi) -> float:
+def resume() -> float:
     """Seconds to read back a finished run of 10,000 calls, opening the store included."""
-    api.script(delay=0.0)
-    run = ours(api.url, RESUMED, 64, "resume")
-    run()
-    api.script(delay=DELAY_S)
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+    with reply_server.running(0.0) as url:
+        run = ours(url, RESUMED, 64, "resume")
+        run()
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
 
 
 def main() -> None:
@@ -141,24 +160,31 @@ def main() -> None:
         "bare_32": (bare, 32, arguments.calls),
         "ours_256": (ours, 256, arguments.calls),
         "bare_256": (bare, 256, arguments.calls),
+        "aiohttp_32": (floor, 32, arguments.calls),
         "alpaca_eval": (threads, ALPACA_THREADS, arguments.calls // 5),
         "upstream": (upstream, 1, UPSTREAM_CALLS),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    with fake_api.running(delay=DELAY_S, reply=f"text:{ANSWER}") as api:
+    with reply_server.running(DELAY_S) as url:
         for name, (way, concurrency, _) in ways.items():  # imports and first connections are not the question
-            way(api.url, min(50, 2 * concurrency), concurrency, f"warm {name}")()
+            way(url, min(50, 2 * concurrency), concurrency, f"warm {name}")()
         for turn in range(arguments.rounds):
             for name, (way, concurrency, number) in ways.items():
-                found[name].append(measure(way(api.url, number, concurrency, f"{turn} {name}"), number))
-        resumed = resume(api)
-        server_ms = 1000 * api.stats()["cpu_s"] / api.stats()["arrived"]
-    report(found, resumed, server_ms)
+                found[name].append(measure(way(url, number, concurrency, f"{turn} {name}"), number))
+    report(found, resume())
 
 
-def report(found: dict[str, list[tuple[float, float]]], resumed: float, server_ms: float) -> None:
+def report(found: dict[str, list[tuple[float, float]]], resumed: float) -> None:
     """The table, the file and the JSON line."""
-    limits = {"ours_32": 320, "bare_32": 320, "ours_256": 2560, "bare_256": 2560, "alpaca_eval": 50, "upstream": 10}
+    limits = {
+        "ours_32": 320,
+        "bare_32": 320,
+        "ours_256": 2560,
+        "bare_256": 2560,
+        "aiohttp_32": 320,
+        "alpaca_eval": 50,
+        "upstream": 10,
+    }
     rows = [["way", "calls/s", "least", "most", "of the limit", "CPU ms/call"]]
     rate = {name: statistics.median(one[0] for one in ones) for name, ones in found.items()}
     cpu = {name: statistics.median(one[1] for one in ones) for name, ones in found.items()}
@@ -166,9 +192,7 @@ def report(found: dict[str, list[tuple[float, float]]], resumed: float, server_m
         ends = [f"{end(one[0] for one in ones):.1f}" for end in (min, max)]
         rows.append([name, f"{rate[name]:.1f}", *ends, f"{rate[name] / limits[name]:.0%}", f"{cpu[name]:.2f}"])
     print(progress.columns(rows, right_from=1))
-    print(
-        f"\nupstream: {UPSTREAM_CALLS} calls, extrapolated. server: {server_ms:.2f} ms CPU per call, on the same cores."
-    )
+    print(f"\nupstream: {UPSTREAM_CALLS} calls, extrapolated.")
     print(
         f"ours / bare: {rate['ours_32'] / rate['bare_32']:.2f} at 32, {rate['ours_256'] / rate['bare_256']:.2f} at 256;"
     )

@@ -6,7 +6,9 @@ budget. The body is handed to the SDK's plain `post`, so what arrives is what wa
 `create` turns temperature 0 into 0.01). One client per address and run, on one event loop.
 """
 
+import json
 import os
+import re
 from typing import Any
 
 from bpo_utils.chat import capabilities, errors, wire
@@ -14,7 +16,10 @@ from bpo_utils.chat.errors import CallFailed, Failure
 from bpo_utils.profile import Model
 
 PATH = "/chat/completions"
+ALIAS_PROVIDERS = ("openai", "zhipu", "zhipuai")  # a server of one's own may name its models as it likes
 CONNECT_S = 10.0
+NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"}  # of httpx
+NEVER_SENT |= {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL"}  # of aiohttp
 
 
 def api_key(model: Model) -> str:
@@ -37,12 +42,13 @@ class OpenAIClient:
 
     def __init__(self, address: str, key: str, timeout_s: float, connections: int) -> None:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpx2Client
+        from openai import AsyncOpenAI, DefaultAioHttpClient
 
         self.secret, self.response = key, httpx2.Response
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S, pool=None)
-        http = DefaultAsyncHttpx2Client(limits=limits, timeout=timeout)
+        # aiohttp's transport: httpx2's own looks at every idle connection for every request (benchmarks/calls.py)
+        http = DefaultAioHttpClient(limits=limits, timeout=timeout)
         self.sdk = AsyncOpenAI(api_key=key, base_url=address, max_retries=0, http_client=http)
 
     async def send(self, body: dict[str, Any], label: str = "") -> tuple[str, str]:
@@ -50,19 +56,19 @@ class OpenAIClient:
         kept = {"store": True, "metadata": {"k": label}} if label else {}
         with Failures(self.secret):
             reply = await self.sdk.post(PATH, cast_to=self.response, body=body | kept)
-        return _clean(reply.text, self.secret), reply.headers.get("x-request-id", "")
+        return clean(reply.text, self.secret), _request_id(reply, self.secret)
 
     async def recover(self, label: str) -> str | None:
         """The raw reply that OpenAI kept under a label, if it kept one."""
         with Failures(self.secret):
             page = await self.sdk.chat.completions.list(metadata={"k": label}, limit=1)
-        return page.data[0].model_dump_json() if page.data else None
+        return clean(page.data[0].model_dump_json(), self.secret) if page.data else None
 
     async def served(self) -> dict[str, str]:
         """The models that the address serves, each with its shutdown date as text, empty if none is announced."""
         with Failures(self.secret):
             page = await self.sdk.models.list()
-        return {model.id: str((model.model_extra or {}).get("shutdown_date") or "") for model in page.data}
+        return {model.id: str(getattr(model, "shutdown_date", None) or "") for model in page.data}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -91,7 +97,7 @@ class ZhipuClient:
 
         with Failures(self.secret):
             reply = await anyio.to_thread.run_sync(post, limiter=self.threads, abandon_on_cancel=True)
-        return _clean(reply.text, self.secret), reply.headers.get("x-request-id", "")
+        return clean(reply.text, self.secret), _request_id(reply, self.secret)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -109,31 +115,38 @@ class Failures:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         import openai
+        import pydantic
         import zhipuai.core._errors as zhipu
 
-        if isinstance(error, openai.APITimeoutError | zhipu.APITimeoutError | openai.APIConnectionError):
-            raise CallFailed(self._unheard(error)) from None
         if isinstance(error, openai.APIStatusError | zhipu.APIStatusError):
             reply = error.response
-            text = _clean(reply.text, self.secret)
-            raise CallFailed(
-                errors.of_status(reply.status_code, text, reply.headers, reply.headers.get("x-request-id", ""))
-            ) from None
-        if isinstance(error, zhipu.APIConnectionError):
+            text, request_id = clean(reply.text, self.secret), _request_id(reply, self.secret)
+            raise CallFailed(errors.of_status(reply.status_code, text, reply.headers, request_id)) from None
+        unreadable = openai.APIResponseValidationError | zhipu.APIResponseValidationError | pydantic.ValidationError
+        if isinstance(error, unreadable | json.JSONDecodeError | UnicodeError):
+            told = clean(f"the reply is not what was expected ({error})", self.secret)
+            raise CallFailed(Failure("retry", "unreadable", told, 200, maybe_paid=True)) from None
+        if isinstance(error, openai.OpenAIError | zhipu.ZhipuAIError):
             raise CallFailed(self._unheard(error)) from None
 
     def _unheard(self, error: BaseException) -> Failure:
         """No reply: never sent if no connection came about, else perhaps done and paid."""
-        cause = error.__cause__
-        name = type(cause).__name__ if cause else type(error).__name__
-        unsent = name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
-        timed_out = "Timeout" in name
-        told = "no connection" if unsent else "no reply in time" if timed_out else "the connection broke"
-        return Failure("retry", name, _clean(f"{told} ({cause or error})", self.secret), None, not unsent, timed_out)
+        cause = error.__cause__ or error
+        if type(cause.__cause__).__module__.startswith("aiohttp"):
+            cause = cause.__cause__  # openai makes a ConnectTimeout of its ServerDisconnectedError, which was sent
+        name, unsent = type(cause).__name__, any(kind.__name__ in NEVER_SENT for kind in type(cause).__mro__)
+        told = "no connection" if unsent else "no reply in time" if "Timeout" in name else "the connection broke"
+        why = clean(f"{told} ({cause})" if str(cause) else told, self.secret)
+        return Failure("retry", name, why, maybe_paid=not unsent)
 
 
-def _clean(text: str, secret: str) -> str:
+def clean(text: str, secret: str) -> str:
+    """A text without the key, should it hold it."""
     return text.replace(secret, "[key]") if len(secret) > 4 else text
+
+
+def _request_id(reply: Any, secret: str) -> str:
+    return clean(reply.headers.get("x-request-id", ""), secret)
 
 
 def parsed(raw: str) -> wire.Parsed:
@@ -142,3 +155,20 @@ def parsed(raw: str) -> wire.Parsed:
         return wire.parse(raw)
     except ValueError as error:
         raise CallFailed(Failure("retry", "unreadable", str(error), 200, maybe_paid=True)) from None
+
+
+def unusable(model: Model, read: wire.Parsed, request_id: str) -> Failure | None:
+    """Why a reply that came, and was paid for, is no answer; None if it is one.
+
+    An alias answers under its own name or a dated one: gpt-4o as gpt-4o-2024-08-06, but never as gpt-4o-mini.
+    """
+    asked = re.sub("-(latest|preview)$", "", model.model)
+    known = re.fullmatch(re.escape(asked) + r"(-(\d|latest|preview)[\w-]*)?", read.model, re.IGNORECASE)
+    if model.provider in ALIAS_PROVIDERS and read.model and not known:
+        told = f"asked for {model.model}, {read.model} answered; nothing of it is stored"
+        return Failure("stop", "wrong_model", told, 200, request_id=request_id)
+    if read.outcome == "refused":
+        return Failure("item", "content_filter", read.detail, 200, request_id=request_id)
+    if read.outcome == "empty":
+        return Failure("retry", "empty", f"a reply without text (finish {read.finish!r})", 200, request_id=request_id)
+    return None

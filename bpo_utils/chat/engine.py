@@ -10,19 +10,29 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from bpo_utils.chat import capabilities, clients, errors, exchange, money, recover, wire
+from bpo_utils.chat import capabilities, clients, exchange, money, recover, wire
 from bpo_utils.chat.calls import Call, Calls
 from bpo_utils.chat.errors import CallFailed, Failure
 from bpo_utils.chat.journal import Journal
 from bpo_utils.chat.limits import Lane
-from bpo_utils.chat.store import Store, end_attempt, now, record
+from bpo_utils.chat.store import DiskFull, Store, end_attempt, now, record
 from bpo_utils.profile import Model
 
-ALIAS_PROVIDERS = ("openai", "zhipu", "zhipuai")  # an alias answers under its own name or a longer, dated one
+TWICE = 2  # a call that may have been paid for this often is given up; so often an empty reply is an outcome
 
 
 class Halted(Exception):
     """Raised inside the engine: this call is not sent because the run is being stopped."""
+
+
+class Attempt:
+    """One attempt at a call, written down and waiting for a slot; `done` once it is known what it cost and brought."""
+
+    def __init__(self, call: Call, number: int) -> None:
+        import anyio
+
+        self.call, self.number, self.done = call, number, anyio.Event()
+        self.usd, self.error = 0.0, None
 
 
 class Engine:
@@ -31,13 +41,12 @@ class Engine:
     def __init__(
         self, store: Store, calls: Calls, say: Callable[[str], None], moved: Callable[["Engine"], None]
     ) -> None:
-        import anyio
 
         self.store, self.calls, self.say, self.moved = store, calls, say, moved
         self.journal, self.budget = Journal(store), money.Budget(calls.max_usd, store.spent())
         self.lanes: dict[tuple[str, str, str], Lane] = {}
         self.clients: dict[tuple[str, str], Any] = {}
-        self.halting, self.halt = anyio.Event(), None
+        self.halt: BaseException | None = None  # why nothing more is sent
         self.failed: dict[str, Failure] = {}
         self.done = self.running = 0
         self.next_attempt = 1 + (store.db.execute("SELECT max(id) FROM attempt").fetchone()[0] or 0)
@@ -50,16 +59,17 @@ class Engine:
         try:
             for call in todo:
                 self._open(call.asked.model)
-            await recover.lost_replies(self.store, self.clients, self.calls.recover, self.say)
-            known = self.store.known(call.key for call in todo)
-            self.budget.spent = self.store.spent()
+            lost = {call.key: call for call in todo}
+            await recover.lost_replies(self.store, lost, self._client, self.calls.recover, self.say)
+            known = self.store.known(lost)
+            self.done, self.budget.spent = len(known), self.store.spent()
             async with anyio.create_task_group() as writing:
                 writing.start_soon(self.journal.run)
-                async with anyio.create_task_group() as tasks:
+                async with anyio.create_task_group() as self.tasks:
                     for place, lane in self.lanes.items():
                         queue = deque(c for c in todo if c.key not in known and _place(c.asked.model) == place)
                         for _ in range(min(len(queue), 2 * lane.most)):
-                            tasks.start_soon(self._work, lane, queue)
+                            self.tasks.start_soon(self._work, lane, queue)
                 writing.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
@@ -69,7 +79,8 @@ class Engine:
     def stop(self, reason: BaseException) -> None:
         """Start nothing new; what is in flight is waited for."""
         self.halt = self.halt or reason
-        self.halting.set()
+        for lane in self.lanes.values():
+            lane.wake()
 
     def _open(self, model: Model) -> None:
         """A lane for the model and a client for its address, if they are not there yet."""
@@ -82,8 +93,11 @@ class Engine:
         if place[:2] not in self.clients:
             self.clients[place[:2]] = clients.connect(model, self.calls.timeout_s, limits.concurrency_most)
 
+    def _client(self, model: Model) -> Any:
+        return self.clients[_place(model)[:2]]
+
     async def _work(self, lane: Lane, queue: deque[Call]) -> None:
-        while queue and not self.halting.is_set() and not lane.stopped:
+        while queue and not self.halt and not lane.stopped:
             call = queue.popleft()
             try:
                 await self._retry(call, lane)
@@ -92,7 +106,7 @@ class Engine:
                 self.failed[call.key] = error.failure
             except Halted:
                 pass
-            except (errors.BudgetReached, OSError) as error:
+            except Exception as error:  # the cap, the disk, a fault of ours: what is in flight comes home first
                 self.stop(error)
             self.moved(self)
 
@@ -106,90 +120,130 @@ class Engine:
 
         def again(error: BaseException) -> bool:
             retryable = isinstance(error, CallFailed) and error.failure.kind in ("retry", "slow")
-            return retryable and call.unheard < 2 and not lane.stopped
+            return retryable and call.unheard < TWICE and not lane.stopped
+
+        async def pause(seconds: float) -> None:
+            import anyio
+
+            with lane.waiting():
+                await anyio.sleep(seconds)
 
         stop = tenacity.stop_after_attempt(self.calls.tries) | tenacity.stop_after_delay(self.calls.patience_s)
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(again), wait=wait, stop=stop, sleep=self._sleep, reraise=True
-        )
-        try:
-            await retrying(self._attempt, call, lane)
-        except CallFailed as error:
-            failure = error.failure
-            if failure.outcome is None:
-                raise
-            await self.journal.write(lambda db: exchange.save_outcome(db, call.key, failure.outcome, failure.message))
+        await tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(again), wait=wait, stop=stop, sleep=pause, reraise=True
+        )(self._attempt, call, lane)
 
     jitter = 1.0  # tests make it small
 
-    async def _sleep(self, seconds: float) -> None:
-        """Wait, unless the run is stopped meanwhile."""
-        import anyio
-
-        with anyio.move_on_after(seconds):
-            await self.halting.wait()
-
     def _check(self, lane: Lane) -> None:
-        if self.halting.is_set() or lane.stopped:
+        if self.halt or lane.stopped:
             raise Halted
 
     async def _attempt(self, call: Call, lane: Lane) -> None:
         self._check(lane)
-        await lane.turn(call.tokens)
+        with lane.waiting():
+            await lane.turn(call.tokens)
         async with lane.ready:
             self._check(lane)
-            await self.budget.reserve(call.worst_usd)
-            number, usd, failure = self.next_attempt, call.worst_usd, None
-            self.next_attempt += 1
+            reserved = False
+            with lane.waiting():
+                await self.budget.reserve(call.worst_usd)
+                reserved = True
+            if not reserved:
+                raise Halted
+            attempt = Attempt(call, self.next_attempt)
             try:
-                await self.journal.write(lambda db: self._begin(db, number, call))
-                async with lane.slots:
-                    began = await lane.open()
-                    if self.journal.full:
-                        self.stop(OSError(self.journal.full))
-                    if self.halting.is_set() or lane.stopped:
-                        usd = 0.0
-                        await self.journal.write(lambda db: end_attempt(db, number, "not sent", 0.0))
-                        raise Halted
-                    usd, failure = await self._send(call, lane, number, began)
+                self._check(lane)
+                self.next_attempt, attempt.usd = self.next_attempt + 1, call.worst_usd
+                idle = lane.slots.available_tokens > 0
+                await self.journal.write(lambda db: self._begin(db, attempt.number, call), can_wait=not idle)
+                lane.prepared.append(attempt)
+                if lane.slots.available_tokens > 0:
+                    lane.slots.acquire_on_behalf_of_nowait(attempt)
+                    self.tasks.start_soon(self._use_slot, lane, attempt)
+                await attempt.done.wait()
             finally:
-                await self.budget.settle(call.worst_usd, usd)
-        if failure:
-            raise CallFailed(failure)
+                await self.budget.settle(call.worst_usd, attempt.usd)
+        if attempt.error:
+            raise attempt.error
+
+    async def _use_slot(self, lane: Lane, holder: "Attempt") -> None:
+        """Send what is prepared, one attempt after the other, on one slot.
+
+        The next one goes out in the same step in which a reply came in. Were the slot handed to another task, all
+        replies of a burst would be dealt with before the first new call went out, and the bursts would stay.
+        """
+        try:
+            while lane.prepared and lane.slots.borrowed_tokens <= lane.slots.total_tokens:
+                attempt = lane.prepared.popleft()
+                try:
+                    await self._send(attempt, lane)
+                except Exception as error:  # for the task that waits for this attempt
+                    attempt.error = error
+                finally:
+                    attempt.done.set()
+        finally:
+            lane.slots.release_on_behalf_of(holder)
 
     def _begin(self, db: Any, number: int, call: Call) -> None:
         record(db, call.row(), now())
         values = (number, call.key, now(), "sent", call.worst_usd)
         db.execute("INSERT INTO attempt(id, key, started, state, usd) VALUES (?, ?, ?, ?, ?)", values)
 
-    async def _send(self, call: Call, lane: Lane, number: int, began: float) -> tuple[float, Failure | None]:
-        """Send one attempt and store what became of it; returns what it cost, and why it failed."""
-        model, raw, read = call.asked.model, "", None
-        label = call.key if self.calls.recover and capabilities.provider(model.provider).stored_completions else ""
+    async def _may_send(self, lane: Lane, number: int) -> bool:
+        """Wait for the end of a pause; False if the run was stopped while the call waited, which is then written."""
+        with lane.waiting():
+            await lane.open()
+        if self.journal.full:
+            self.stop(DiskFull(self.journal.full))
+        if self.halt or lane.stopped:
+            await self.journal.write(lambda db: end_attempt(db, number, "not sent", 0.0))
+            return False
+        return True
+
+    async def _send(self, attempt: "Attempt", lane: Lane) -> None:
+        """Send one attempt and store what became of it: what it cost. Raises CallFailed if the call is still open."""
+        import anyio
+
+        call, number = attempt.call, attempt.number
+        if not await self._may_send(lane, number):
+            attempt.usd = 0.0
+            raise Halted
+        began, read = anyio.current_time(), None
         self.running += 1
         try:
-            raw, request_id = await self.clients[_place(model)[:2]].send(call.sent, label)
+            raw, request_id = await self._client(call.asked.model).send(call.sent, self._label(call))
             read = clients.parsed(raw)
-            usd, failure = self._usd(call, read), _unusable(call, read, request_id)
+            attempt.usd, failure = self._usd(call, read), clients.unusable(call.asked.model, read, request_id)
         except CallFailed as error:
-            failure, usd = error.failure, call.worst_usd if error.failure.maybe_paid else 0.0
+            failure, attempt.usd = error.failure, call.worst_usd if error.failure.maybe_paid else 0.0
         finally:
             self.running -= 1
-        used = read.usage.input + read.usage.output if read and read.usage else 0
-        lane.tokens.refund(call.tokens - (used or call.tokens if read else 0))
+        used = read.usage.input + read.usage.output if read and read.usage else call.tokens if read else 0
+        lane.refund(call.tokens - used)
         if failure is None:
-            await self.journal.write(lambda db: self._answer(db, number, call, raw, usd, request_id))
+            await self.journal.write(lambda db: self._answer(db, number, call, raw, attempt.usd, request_id))
             lane.succeeded()
-            return usd, None
+            return
         call.unheard += failure.maybe_paid or failure.code == "empty"
-        state = "maybe paid" if failure.maybe_paid else "failed"
-        await self.journal.write(lambda db: end_attempt(db, number, state, usd, failure))
+        over = failure.outcome if failure.kind == "item" or call.unheard >= TWICE else None
+        await self.journal.write(lambda db: self._failed(db, number, call, failure, attempt.usd, over))
         lane.failed(failure, began)
-        return usd, failure
+        if not over:
+            raise CallFailed(failure)
+
+    def _label(self, call: Call) -> str:
+        kept = capabilities.provider(call.asked.model.provider).stored_completions
+        return call.key if self.calls.recover and kept else ""
 
     def _answer(self, db: Any, number: int, call: Call, raw: str, usd: float, request_id: str) -> None:
         exchange.save_answer(db, call.key, raw, usd, "online")
         end_attempt(db, number, "answered", usd, Failure("", "", "", 200, request_id=request_id))
+
+    def _failed(self, db: Any, number: int, call: Call, failure: Failure, usd: float, over: str | None) -> None:
+        end_attempt(db, number, "maybe paid" if failure.maybe_paid else "failed", usd, failure)
+        if over:
+            exchange.save_outcome(db, call.key, over, failure.message)
 
     def _usd(self, call: Call, read: wire.Parsed) -> float:
         """What a reply cost; its worst case if the provider did not count the tokens."""
@@ -200,16 +254,3 @@ class Engine:
 def _place(model: Model) -> tuple[str, str, str]:
     """Provider, address and model: what has limits of its own."""
     return model.provider, wire.place(model), model.model
-
-
-def _unusable(call: Call, read: wire.Parsed, request_id: str) -> Failure | None:
-    """Why a reply that came, and was paid for, is no answer; None if it is one."""
-    model = call.asked.model
-    if model.provider in ALIAS_PROVIDERS and read.model and not read.model.startswith(model.model):
-        told = f"asked for {model.model}, {read.model} answered; nothing of it is stored"
-        return Failure("stop", "wrong_model", told, 200, request_id=request_id)
-    if read.outcome == "refused":
-        return Failure("item", "content_filter", read.detail, 200, request_id=request_id)
-    if read.outcome == "empty":
-        return Failure("retry", "empty", f"a reply without text (finish {read.finish!r})", 200, request_id=request_id)
-    return None

@@ -16,11 +16,13 @@ ZHIPU = {  # business codes in the body, docs.bigmodel.cn cn/api/api-code
     **dict.fromkeys(("1210", "1212", "1213", "1214", "1215", "1261", "1300", "1301"), "item"),
 }
 OPENAI_STOP = {"insufficient_quota", "invalid_api_key", "model_not_found", "account_deactivated", "billing_not_active"}
+OPENAI_STOP |= {"billing_hard_limit_reached"}
 FILTERED = {"1301", "content_filter", "content_policy_violation"}
 TOO_LONG = {"1261", "context_length_exceeded", "string_above_max_length"}
 ADVICE = {
-    "1113": "the account is in arrears: top it up",
-    "insufficient_quota": "the quota is used up: add credit or raise the account's limit",
+    "1000": "the key is wrong",
+    "1113": "the account is in arrears, top it up",
+    "insufficient_quota": "the quota is used up, add credit or raise the account's limit",
     "invalid_api_key": "the key is wrong",
     "model_not_found": "the model is not served to this key",
     "1211": "there is no such model",
@@ -37,7 +39,6 @@ class Failure:
     message: str
     status: int | None = None
     maybe_paid: bool = False
-    timed_out: bool = False
     retry_after: float | None = None  # seconds that the server asks to wait
     request_id: str = ""
 
@@ -49,8 +50,10 @@ class Failure:
 
     def sentence(self) -> str:
         """What happened, in words."""
-        where = f"HTTP {self.status}, " if self.status else ""
-        return f"{where}{self.code or 'no code'}: {self.message}"
+        where = ", ".join(part for part in (f"HTTP {self.status}" if self.status else "", self.code) if part)
+        advice, message = ADVICE.get(self.code, ""), self.message.strip(" .。")
+        said = f"{advice} ({message})" if advice and message else advice or message
+        return ": ".join(part for part in (where, said) if part)
 
 
 class CallFailed(Exception):
@@ -79,12 +82,13 @@ def of_status(status: int, text: str, headers: Any, request_id: str = "") -> Fai
     retry_after = seconds(headers)
     kind = ZHIPU.get(code)
     if kind is None:
-        kind = "stop" if code in OPENAI_STOP or status in (401, 403, 404) else None
+        kind = "stop" if code in OPENAI_STOP or status in (401, 402, 403, 404) else None
     if kind is None:
         kind = "slow" if status == 429 else "retry" if status in (408, 409) or status >= 500 else "item"
     if status == 404 and not code:
         message = message or "no such address; is base_url right?"
-    return Failure(kind, code, message[:300], status, retry_after=retry_after, request_id=request_id)
+    said = " ".join(message.split())[:300]  # one line, whatever the server sent
+    return Failure(kind, code, said, status, retry_after=retry_after, request_id=request_id)
 
 
 def seconds(headers: Any) -> float | None:

@@ -1,55 +1,79 @@
-"""Many writers, one transaction: the disk is waited for once, not once per call."""
+"""What calls write down, one transaction for as many as can share it: the disk is what they wait for.
+
+Transactions are made on the event loop's own thread. sqlite3 lets go of the interpreter for every statement, and a
+thread beside a busy loop waits 5 ms to get it back, many times what the disk takes.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from bpo_utils.chat.store import DiskFull, Store
 
+PATIENCE_S = 0.01
+
 
 class Journal:
-    """Collects what calls write while the last transaction was on its way, and puts it into the next one."""
+    """Writes answers at once, and with them whatever was waiting to be written."""
 
     def __init__(self, store: Store) -> None:
         import anyio
 
-        self.store, self.waiting, self.wake = store, [], anyio.Event()
+        self.store, self.waiting, self.some = store, [], anyio.Event()
         self.full = ""  # once the disk is full: why nothing more may be sent
 
-    async def write(self, change: Callable[[Any], None]) -> None:
-        """Have a change written; returns when it is on the disk. Raises OSError if it could not be."""
+    async def write(self, change: Callable[[Any], None], can_wait: bool = False) -> None:
+        """Have a change written; returns when it is on the disk. Raises what kept it from being.
+
+        What `can_wait` goes along with the next change that cannot, or waits PATIENCE_S for one.
+        """
         import anyio
 
         entry = [change, anyio.Event(), None]
         self.waiting.append(entry)
-        self.wake.set()
-        await entry[1].wait()
+        if can_wait:
+            self.some.set()
+            await entry[1].wait()
+        else:
+            self._flush()
         if entry[2]:
             raise entry[2]
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write what nothing else took along, until cancelled."""
         import anyio
 
         while True:
-            await self.wake.wait()
-            self.wake, entries, self.waiting = anyio.Event(), self.waiting, []
-            try:
-                await anyio.to_thread.run_sync(self._apply, [entry[0] for entry in entries])
-            except OSError as error:
+            await self.some.wait()
+            await anyio.sleep(PATIENCE_S)
+            self.some = anyio.Event()
+            self._flush()
+
+    def _flush(self) -> None:
+        entries, self.waiting = self.waiting, []
+        if entries:
+            self._write(entries)
+        for entry in entries:
+            entry[1].set()
+
+    def _write(self, entries: list[Any]) -> None:
+        """Write all in one transaction; if one of them cannot be written at all, the others without it."""
+        try:
+            self._apply([change for change, *_ in entries])
+        except Exception as error:
+            if len(entries) == 1 or isinstance(error, OSError):
                 for entry in entries:
                     entry[2] = error
-            for entry in entries:
-                entry[1].set()
+            else:
+                for entry in entries:
+                    self._write([entry])
 
     def _apply(self, changes: list[Callable[[Any], None]]) -> None:
         try:
             self._commit(changes)
-        except DiskFull:
+        except DiskFull as error:
+            self.full = str(error)
             self.store.drop_reserve()  # replies in flight have been paid for: make room for them
             self._commit(changes)
-            self.full = (
-                f"{self.store.path}: the disk is full; everything answered is stored. Free some space, run again"
-            )
 
     def _commit(self, changes: list[Callable[[Any], None]]) -> None:
         with self.store.transaction() as db:

@@ -3,45 +3,68 @@
 from collections.abc import Callable
 from typing import Any
 
-from bpo_utils.chat import capabilities, exchange, wire
+from bpo_utils.chat import capabilities, clients, exchange
+from bpo_utils.chat.calls import Call
 from bpo_utils.chat.errors import CallFailed
 from bpo_utils.chat.store import Store, end_attempt
+from bpo_utils.profile import Model
+
+AT_ONCE = 8  # look-ups
 
 
 async def lost_replies(
-    store: Store, clients: dict[tuple[str, str], Any], look: bool, say: Callable[[str], None]
+    store: Store, todo: dict[str, Call], client: Callable[[Model], Any], look: bool, say: Callable[[str], None]
 ) -> None:
-    """Settle the attempts that were sent and never heard of, and say in one sentence what may be paid twice.
+    """Settle the attempts at these calls that were sent and never heard of, and say what may be paid twice.
 
-    `clients` by (provider, address). How long OpenAI keeps replies, and whether its list shows them at once, is not
-    known to us; what is not found is asked again, and stays counted at its worst cost.
+    Attempts at other calls stay as they are, for the run that asks for those. How long OpenAI keeps replies, and
+    whether its list shows them at once, is not known to us; what is not found is asked again, and stays counted at its
+    worst cost.
     """
-    lost = usd = 0
-    for row in store.unsettled():
-        client = clients.get((row["provider"], row["address"]))
-        able = client and look and capabilities.provider(row["provider"]).stored_completions
-        raw = await _look_up(client, row["key"], say) if able else None
-        with store.transaction() as db:
-            if raw:
-                exchange.save_answer(db, row["key"], raw, _usd(row, raw), "recovered")
-                end_attempt(db, row["id"], "recovered", _usd(row, raw))
-            else:
-                end_attempt(db, row["id"], "maybe paid", row["usd"])
-        lost, usd = lost + (not raw), usd + (0.0 if raw else row["usd"])
+    import anyio
+
+    rows = store.unsettled(todo)
+    found: dict[int, str] = {}
+    faults: list[str] = []
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def look_up(row: dict[str, Any]) -> None:
+        async with limiter:
+            try:
+                found[row["id"]] = await client(todo[row["key"]].asked.model).recover(row["key"]) or ""
+            except CallFailed as error:
+                faults.append(str(error))
+
+    async with anyio.create_task_group() as tasks:
+        for row in rows:
+            if look and capabilities.provider(todo[row["key"]].asked.model.provider).stored_completions:
+                tasks.start_soon(look_up, row)
+    with store.transaction() as db:
+        lost = [row["usd"] for row in rows if not _settle(db, row, found.get(row["id"], ""), todo[row["key"]])]
+    if faults:
+        say(f"{len(faults)} lost replies could not be looked up ({faults[0]}); their calls are asked again")
     if lost:
-        say(f"{lost} calls of an interrupted run were never heard of again: they may be paid twice, at most ${usd:.4f}")
+        say(
+            f"{len(lost)} calls of an interrupted run were never heard of again: they may be paid twice, at most "
+            f"${sum(lost):.4f}"
+        )
 
 
-async def _look_up(client: Any, key: str, say: Callable[[str], None]) -> str | None:
+def _settle(db: Any, row: dict[str, Any], raw: str, call: Call) -> bool:
+    """Store what a lost attempt brought; False if that is nothing, and the call must be asked again."""
     try:
-        raw = await client.recover(key)
-        return raw if raw and wire.parse(raw).outcome == "answered" else None
-    except (CallFailed, ValueError) as error:
-        say(f"could not look up a lost reply ({error}); its call is asked again")
-        return None
-
-
-def _usd(row: dict[str, Any], raw: str) -> float:
-    """What a recovered reply cost by the table's price; its worst case if price or usage is not known."""
-    usage, known = wire.parse(raw).usage, capabilities.table()[1].get(row["model"])
-    return usage.usd(known.price) if usage and known and known.price else row["usd"]
+        read = clients.parsed(raw) if raw else None
+    except CallFailed:
+        read = None
+    failure = clients.unusable(call.asked.model, read, "") if read else None
+    if not read or (failure and failure.kind != "item"):
+        end_attempt(db, row["id"], "maybe paid", row["usd"])
+        return False
+    price = capabilities.price(call.asked.model)
+    usd = read.usage.usd(price) if read.usage and price else row["usd"]
+    if failure:
+        exchange.save_outcome(db, row["key"], failure.outcome, failure.message)
+    else:
+        exchange.save_answer(db, row["key"], raw, usd, "recovered")
+    end_attempt(db, row["id"], "recovered", usd)
+    return True

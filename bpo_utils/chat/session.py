@@ -1,8 +1,9 @@
 """From requests to replies: what the store has, what must be asked, and how that went."""
 
+import contextlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bpo_utils import paths
@@ -54,6 +55,9 @@ def _ask(todo: list[Call], store: Store, calls: Calls, cached: int) -> None:
 
         batch.answer(remote, store, calls)
     elif remote:
+        waiting = store.unsettled({call.key for call in remote}, batched=True)
+        if waiting:
+            tell(f"{len(waiting)} of these calls wait in a batch; now they are asked, and paid, once more")
         _online(remote, store, calls, cached)
 
 
@@ -89,21 +93,21 @@ def _online(todo: list[Call], store: Store, calls: Calls, cached: int) -> None:
                 future.cancel()
                 raise
             raise
-    _conclude(engine, len(todo))
+    _conclude(engine, todo)
 
 
-def _conclude(engine: Any, asked: int) -> None:
+def _conclude(engine: Any, todo: list[Call]) -> None:
     """Raise what says why calls are left, if some are."""
     if isinstance(engine.halt, errors.BudgetReached):
-        raise errors.BudgetReached(f"{engine.done} of {asked} calls are answered now. {engine.halt}")
+        raise errors.BudgetReached(f"{engine.done} of {len(todo)} calls are answered now. {engine.halt}")
     if engine.halt:
         raise engine.halt
-    stopped = [lane.stopped for lane in engine.lanes.values() if lane.stopped]
-    if engine.done < asked:
+    if engine.done < len(todo):
+        stopped = [lane.stopped for lane in engine.lanes.values() if lane.stopped]
         reasons = stopped or sorted({failure.sentence() for failure in engine.failed.values()})[:3]
         raise errors.Unfinished(
-            f"{asked - engine.done} of {asked} calls have no answer: {'; '.join(reasons)}. The others are stored: run "
-            "again to go on"
+            f"{len(todo) - engine.done} of {len(todo)} calls have no answer: {'; '.join(reasons)}. The others are "
+            "stored: run again to go on"
         )
 
 
@@ -123,7 +127,8 @@ def _in_process(todo: list[Call], store: Store) -> None:
                     exchange.save_outcome(db, todo[place].key, "empty", "the model said nothing")
 
 
-def _held(calls: Calls) -> Any:
+@contextlib.contextmanager
+def _held(calls: Calls) -> Iterator[None]:
     """The store's lock, after saying so if another process has it."""
     from filelock import Timeout
 
@@ -133,20 +138,10 @@ def _held(calls: Calls) -> Any:
     except Timeout:
         tell(f"another process is sending calls through {paths.shown(calls.store)}; waiting until it is done")
         held.acquire()
-    return _Release(held)
-
-
-class _Release:
-    """Frees a lock that has been taken already."""
-
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self.held.release()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _reply(found: Stored) -> Reply:

@@ -10,10 +10,12 @@
 """
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +73,11 @@ class Store:
         _refuse_network_disk(path)
         if path.exists() and path.stat().st_size:
             _check(path)
-        self.db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        with self._faults():
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=FULL")  # a committed answer survives a power cut
-            if not self.db.execute("PRAGMA user_version").fetchone()[0]:
-                marks = f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION};"
-                self.db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {marks} COMMIT;")
         self.reserve = path.with_name(f"{path.name}.reserve")
+        with self._faults():
+            self.db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+            self.db.execute("PRAGMA synchronous=FULL")  # a committed answer survives a power cut
+            self._make()
 
     def __enter__(self) -> "Store":
         return self
@@ -86,10 +85,33 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.db.close()
 
+    def _make(self) -> None:
+        """Write the tables, if no other process did so first."""
+        if self._version() and self.db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            return
+        with lock(self.path):  # the change of the journal's mode needs the file for itself
+            if not self._version():
+                with self.transaction() as db:
+                    for statement in SCHEMA.split(";"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA application_id={APPLICATION}")
+                    db.execute(f"PRAGMA user_version={VERSION}")
+            self.db.execute("PRAGMA journal_mode=WAL")
+
+    def _version(self) -> int:
+        return self.db.execute("PRAGMA user_version").fetchone()[0]
+
     def keep_reserve(self) -> None:
-        """Fill the reserve file. Raises OSError on a full disk: better now than with paid replies in flight."""
-        if not self.reserve.exists() or self.reserve.stat().st_size < RESERVE_BYTES:
+        """Fill the reserve file. Raises DiskFull: better now than with paid replies in flight."""
+        if self.reserve.exists() and self.reserve.stat().st_size >= RESERVE_BYTES:
+            return
+        try:
             self.reserve.write_bytes(os.urandom(RESERVE_BYTES))  # random: a file of zeros may take no room
+        except OSError as error:
+            self.drop_reserve()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _disk_full(self.path) from error
 
     def drop_reserve(self) -> None:
         """Give the reserve back to the disk."""
@@ -114,37 +136,39 @@ class Store:
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            rows = self.db.execute(
+            rows = self.rows(f"SELECT key, '', '', kind, '', 'stored' FROM outcome WHERE key IN ({marks})", part)
+            rows += self.rows(
                 f"SELECT key, text, finish, 'answered', model, source FROM answer WHERE key IN ({marks})", part
-            ).fetchall()
-            rows += self.db.execute(
-                f"SELECT key, '', '', kind, '', 'stored' FROM outcome WHERE key IN ({marks})", part
-            ).fetchall()
+            )  # after the outcomes: an answer that came later, in a batch, say, wins
             found.update((row[0], Stored(*row)) for row in rows)
         return found
 
     def spent(self) -> float:
         """US dollars of all calls ever sent through this store; those of unknown end at their worst case."""
-        return self.db.execute("SELECT coalesce(sum(usd), 0) FROM attempt").fetchone()[0]
+        return self.rows("SELECT coalesce(sum(usd), 0) FROM attempt")[0][0]
 
-    def unsettled(self) -> list[dict[str, Any]]:
-        """Attempts of earlier runs that were sent and never heard of again: they may have been paid for."""
-        columns = "attempt.id, attempt.key, attempt.usd, call.provider, call.address, call.model"
-        query = f"SELECT {columns} FROM attempt JOIN call USING(key) WHERE state = 'sent' AND batch IS NULL"
-        names = ("id", "key", "usd", "provider", "address", "model")
-        return [dict(zip(names, row, strict=True)) for row in self.db.execute(query)]
+    def unsettled(self, keys: Container[str], batched: bool = False) -> list[dict[str, Any]]:
+        """Attempts at these calls by earlier runs that were sent and not heard of yet: they may have been paid for.
+        `batched`: those that wait in a batch, else those that were made online."""
+        rows = self.rows("SELECT id, key, usd FROM attempt WHERE state = 'sent' AND (batch IS NOT NULL) = ?", [batched])
+        return [dict(zip(("id", "key", "usd"), row, strict=True)) for row in rows if row[1] in keys]
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows that a query finds. Raises Damaged, or OSError, with what to do."""
+        with self._faults():
+            return self.db.execute(query, values).fetchall()
 
     def output_tokens(self, model: str) -> tuple[float, int]:
         """(mean output tokens, answers) of one model so far; (0.0, 0) if there are none."""
         query = "SELECT avg(output), count(output) FROM answer WHERE key IN (SELECT key FROM call WHERE model = ?)"
-        mean, count = self.db.execute(query, (model,)).fetchone()
+        mean, count = self.rows(query, (model,))[0]
         return mean or 0.0, count
 
     def drift(self) -> list[tuple[str, list[str]]]:
         """Models that answered under more than one version: (name asked for, versions that answered)."""
         query = "SELECT DISTINCT call.model, answer.model FROM answer JOIN call USING(key) ORDER BY 1, 2"
         versions: dict[str, list[str]] = {}
-        for asked, served in self.db.execute(query):
+        for asked, served in self.rows(query):
             versions.setdefault(asked, []).append(served)
         return [(asked, served) for asked, served in versions.items() if len(served) > 1]
 
@@ -152,12 +176,8 @@ class Store:
     def _faults(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "full" in str(error):
-                raise DiskFull(f"{self.path}: the disk is full; free some space, then run again") from error
-            raise OSError(f"{self.path}: {error}; check the folder, then run again") from error
         except sqlite3.DatabaseError as error:
-            raise Damaged(_advice(self.path, error)) from error
+            raise _fault(self.path, error) from error
 
 
 def lock(path: Path) -> Any:
@@ -190,16 +210,30 @@ def _check(path: Path) -> None:
             faults = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             application = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
+            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise Damaged(_advice(path, error)) from error
+        raise _fault(path, error) from error
     if faults != "ok":
-        raise Damaged(_advice(path, faults))
-    if version and (application, version) != (APPLICATION, VERSION):
+        raise _damaged(path, " ".join(faults.split()))
+    if (version or tables) and (application, version) != (APPLICATION, VERSION):
         raise ValueError(f"{path} is not a store of calls of this version ({application:#x}, {version}); move it away")
 
 
-def _advice(path: Path, reason: object) -> str:
-    return (
+def _fault(path: Path, error: sqlite3.DatabaseError) -> OSError:
+    """What an error of SQLite means for whoever runs this. On a full disk it says so, or "disk I/O error"."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return _damaged(path, error)
+    if "full" in str(error) or ("I/O" in str(error) and shutil.disk_usage(path.parent).free < RESERVE_BYTES):
+        return _disk_full(path)
+    return OSError(f"{path}: {error}; check the folder, then run again")
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(f"{path}: the disk is full; what was answered is stored. Free some space, then run again")
+
+
+def _damaged(path: Path, reason: object) -> Damaged:
+    return Damaged(
         f"{path} is damaged ({reason}); it was left as it is. `bpo calls salvage {path} FILE.jsonl` writes what "
         f"is readable; then move the damaged file away, `bpo calls import FILE.jsonl`, and run again"
     )

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from bpo_utils.chat import capabilities
 from bpo_utils.profile import Decoding, Model, Price
 
-MESSAGE_TOKENS = 16  # more than any chat format adds around one message
+MESSAGE_TOKENS = 64  # more than any chat format adds around one message
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def worst_usage(asked: Request) -> Usage:
 def expected_input(asked: Request) -> int:
     """About how many tokens the prompt has: four letters a token, 1.6 Chinese ones. An estimate, not a bound."""
     text = asked.system + asked.prompt
-    wide = sum(ord(letter) > 0x2E80 for letter in text)
+    wide = 0 if text.isascii() else sum(ord(letter) > 0x2E80 for letter in text)
     return round((len(text) - wide) / 4 + wide / 1.6) + 8
 
 
@@ -130,19 +130,26 @@ def parse(raw: str) -> Parsed:
         choice = value["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason") or ""
         text, refusal = message.get("content") or "", message.get("refusal") or ""
-        counted = value.get("usage") or None
-        usage = (
-            Usage(int(counted["prompt_tokens"]), int(counted["completion_tokens"]), _cached(counted))
-            if counted
-            else None
-        )
+        text, refusal, finish = (utf8(part) for part in (text, refusal, finish))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not a chat completion ({type(error).__name__}: {error}); it begins {raw[:80]!r}") from error
     filtered = finish in ("content_filter", "sensitive")  # OpenAI's word and Zhipu's
     outcome = "refused" if filtered or (refusal and not text) else "answered" if text.strip() else "empty"
     fingerprint, served = str(value.get("system_fingerprint") or ""), str(value.get("model") or "")
-    return Parsed(text, finish, outcome, refusal or (finish if filtered else ""), served, fingerprint, usage)
+    detail = refusal or (finish if filtered else "")
+    return Parsed(text, finish, outcome, detail, utf8(served), utf8(fingerprint), _usage(value.get("usage")))
 
 
-def _cached(usage: dict[str, Any]) -> int:
-    return int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+def _usage(counted: Any) -> Usage | None:
+    """Tokens as they were counted; None if they were not, or not in a form we know: the answer is no worse for it."""
+    try:
+        cached = (counted.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        return Usage(int(counted["prompt_tokens"]), int(counted["completion_tokens"]), int(cached))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def utf8(text: str) -> str:
+    """Half of a surrogate pair, which a token limit can leave of an emoji, becomes `?`: no UTF-8 file can hold it.
+    Raises AttributeError for what is not text."""
+    return text.encode("utf-8", "replace").decode()
