@@ -18,23 +18,23 @@ class Journal:
     def __init__(self, store: Store) -> None:
         import anyio
 
-        self.store, self.waiting, self.some = store, [], anyio.Event()
+        self.store, self.waiting, self.some, self.hurry = store, [], anyio.Event(), anyio.Event()
         self.full = ""  # once the disk is full: why nothing more may be sent
 
-    async def write(self, change: Callable[[Any], None], can_wait: bool = False) -> None:
-        """Have a change written; returns when it is on the disk. Raises what kept it from being.
+    async def now(self, change: Callable[[Any], None]) -> None:
+        """Have a change written, on the disk when this returns. Raises what kept it from being."""
+        entry = self._entry(change)
+        self._flush()
+        if entry[2]:
+            raise entry[2]
 
-        What `can_wait` goes along with the next change that cannot, or waits PATIENCE_S for one.
-        """
-        import anyio
-
-        entry = [change, anyio.Event(), None]
-        self.waiting.append(entry)
-        if can_wait:
-            self.some.set()
-            await entry[1].wait()
-        else:
-            self._flush()
+    async def soon(self, change: Callable[[Any], None], hurry: bool) -> None:
+        """The same, together with other changes: those of this step if there is a hurry, else of PATIENCE_S."""
+        entry = self._entry(change)
+        self.some.set()
+        if hurry:
+            self.hurry.set()
+        await entry[1].wait()
         if entry[2]:
             raise entry[2]
 
@@ -44,9 +44,16 @@ class Journal:
 
         while True:
             await self.some.wait()
-            await anyio.sleep(PATIENCE_S)
-            self.some = anyio.Event()
+            with anyio.move_on_after(PATIENCE_S):
+                await self.hurry.wait()
+            self.some, self.hurry = anyio.Event(), anyio.Event()
             self._flush()
+
+    def _entry(self, change: Callable[[Any], None]) -> list[Any]:
+        import anyio
+
+        self.waiting.append([change, anyio.Event(), None])
+        return self.waiting[-1]
 
     def _flush(self) -> None:
         entries, self.waiting = self.waiting, []
