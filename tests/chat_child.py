@@ -25,10 +25,15 @@ class Child:
     """The process, and the run that it is making."""
 
     def __init__(self, process: subprocess.Popen) -> None:
-        self.process, self.pid = process, 0
+        self.process, self.pid, self.up = process, 0, False
+
+    def ready(self) -> None:
+        """Wait until everything is imported."""
+        self.up = self.up or bool(self.process.stdout.readline())
 
     def start(self, **run: Any) -> None:
         """Begin a run: folder, model (its fields), count, and what `asking.calls` takes."""
+        self.ready()
         if self.pid:
             self.heard(ENDED)  # after all that the last run said
         self._say(json.dumps(run))
@@ -100,6 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store.Store(Path(folder) / "calls.sqlite").db.close()
 
+    print("ready", flush=True)
     while line := sys.stdin.readline():
         pid = os.fork()
         if not pid:

@@ -337,8 +337,12 @@ def test_two_processes_make_one_batch(api: FakeApi, child: Child, tmp_path: Path
     """The second one waits for the lock, and then finds everything answered."""
     api.script(batch={"hold": 20})
     with chat_child.running(OPENAI_API_KEY=asking.KEY) as other:
-        other.start(**run(tmp_path, asking.model(api), 20, aloud=True, poll_s=0.05))
+        other.ready()
         child.start(**run(tmp_path, asking.model(api), 20, poll_s=0.05))
+        while not api.stats()["endpoints"].get("create"):
+            pass
+        other.start(**run(tmp_path, asking.model(api), 20, aloud=True))
+        other.heard("another process is sending calls through")
         assert (child.end(), other.end()) == (0, 0)
     assert (api.stats()["batched"], api.stats()["endpoints"]["create"]) == (20, 1)
 

@@ -193,8 +193,10 @@ def test_recovery_of_many_lost_replies_does_not_take_long(api: FakeApi, tmp_path
 
 
 def test_two_processes_do_not_pay_twice(api: FakeApi, child: Child, other: Child, tmp_path: Path):
-    api.script(delay=0.02)
+    api.script(delay=0.02, rules=[{"match": {"nth": 1}, "do": "slow", "delay": 1}])  # the other one comes meanwhile
     model = asking.model(api)
+    for each in (other, child):
+        each.ready()
     for each in (other, child):
         each.start(**run(tmp_path, model, count=60))
     assert (child.end(), other.end()) == (0, 0)
@@ -208,6 +210,7 @@ def test_the_second_process_goes_on_where_the_first_was_killed(
 ):
     api.script(delay=0.05)
     model = asking.model(api)
+    other.ready()
     child.start(**run(tmp_path, model, count=60))
     api.wait(answered=1)
     other.start(**run(tmp_path, model, count=60, aloud=True))

@@ -147,6 +147,14 @@ def test_many_may_make_one_store_at_the_same_time(tmp_path: Path):
             assert len(opened.rows("SELECT * FROM call")) == 4
 
 
+def test_making_a_store_does_not_wait_for_the_one_who_sends_calls(path: Path):
+    with store.lock(path).acquire(timeout=0):  # whoever made the store a moment earlier has it for a whole run
+        started = time.monotonic()
+        with Store(path) as opened:
+            assert opened.known(["key"]) == {}
+        assert time.monotonic() - started < 5
+
+
 def test_a_store_can_be_read_while_another_process_writes(path: Path):
     with Store(path) as first:
         keys = fill(first, 1)

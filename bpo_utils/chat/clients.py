@@ -48,7 +48,9 @@ class OpenAIClient:
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S, pool=None)
         # aiohttp's transport: httpx2's own looks at every idle connection for every request (benchmarks/calls.py)
-        http = DefaultAioHttpClient(limits=limits, timeout=timeout)
+        # no certificates are read for a plain address; a redirect would make a GET of a POST, so none is followed
+        tls = address.startswith("https:")
+        http = DefaultAioHttpClient(limits=limits, timeout=timeout, verify=tls, follow_redirects=False)
         self.sdk = AsyncOpenAI(api_key=key, base_url=address, max_retries=0, http_client=http)
 
     async def send(self, body: dict[str, Any], label: str = "") -> tuple[str, str]:

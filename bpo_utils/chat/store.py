@@ -89,7 +89,9 @@ class Store:
         """Write the tables, if no other process did so first."""
         if self._version() and self.db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             return
-        with lock(self.path):  # the change of the journal's mode needs the file for itself
+        # The change of the journal's mode needs the file for itself. A lock of its own: the other one may be held for
+        # as long as a run takes, by whoever was faster to make the same store.
+        with lock(self.path, "making"):
             if not self._version():
                 with self.transaction() as db:
                     for statement in SCHEMA.split(";"):
@@ -106,7 +108,9 @@ class Store:
         if self.reserve.exists() and self.reserve.stat().st_size >= RESERVE_BYTES:
             return
         try:
-            self.reserve.write_bytes(os.urandom(RESERVE_BYTES))  # random: a file of zeros may take no room
+            self.reserve.write_bytes(
+                os.urandom(2**20) * (RESERVE_BYTES // 2**20)
+            )  # random: a file of zeros may take no room
         except OSError as error:
             self.drop_reserve()
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -180,12 +184,12 @@ class Store:
             raise _fault(self.path, error) from error
 
 
-def lock(path: Path) -> Any:
+def lock(path: Path, name: str = "lock") -> Any:
     """The lock that the process which sends calls holds; freed by the system if that process dies."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+    return FileLock(path.with_name(f"{path.name}.{name}"), thread_local=False)
 
 
 def record(db: sqlite3.Connection, call: dict[str, Any], now: float) -> None:
