@@ -159,7 +159,7 @@ class Engine:
                 self._check(lane)
                 self.next_attempt, attempt.usd = self.next_attempt + 1, call.worst_usd
                 idle = lane.slots.available_tokens > 0
-                await self.journal.soon(lambda db: self._begin(db, attempt.number, call), hurry=idle)
+                await self.journal.write(lambda db: self._begin(db, attempt.number, call), hurry=idle)
                 lane.prepared.append(attempt)
                 if lane.slots.available_tokens > 0:
                     lane.slots.acquire_on_behalf_of_nowait(attempt)
@@ -200,7 +200,7 @@ class Engine:
         if self.journal.full:
             self.stop(DiskFull(self.journal.full))
         if self.halt or lane.stopped:
-            await self.journal.now(lambda db: end_attempt(db, number, "not sent", 0.0))
+            await self.journal.write(lambda db: end_attempt(db, number, "not sent", 0.0))
             return False
         return True
 
@@ -225,12 +225,12 @@ class Engine:
         used = read.usage.input + read.usage.output if read and read.usage else call.tokens if read else 0
         lane.refund(call.tokens - used)
         if failure is None:
-            await self.journal.now(lambda db: self._answer(db, number, call, raw, attempt.usd, request_id))
+            await self.journal.write(lambda db: self._answer(db, number, call, raw, attempt.usd, request_id))
             lane.succeeded()
             return
         call.unheard += failure.maybe_paid or failure.code == "empty"
         over = failure.outcome if failure.kind == "item" or call.unheard >= TWICE else None
-        await self.journal.now(lambda db: self._failed(db, number, call, failure, attempt.usd, over))
+        await self.journal.write(lambda db: self._failed(db, number, call, failure, attempt.usd, over))
         lane.failed(failure, began)
         if not over:
             raise CallFailed(failure)

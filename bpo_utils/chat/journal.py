@@ -13,7 +13,7 @@ PATIENCE_S = 0.01
 
 
 class Journal:
-    """Writes answers at once, and with them whatever was waiting to be written."""
+    """Collects changes and writes them together."""
 
     def __init__(self, store: Store) -> None:
         import anyio
@@ -21,16 +21,16 @@ class Journal:
         self.store, self.waiting, self.some, self.hurry = store, [], anyio.Event(), anyio.Event()
         self.full = ""  # once the disk is full: why nothing more may be sent
 
-    async def now(self, change: Callable[[Any], None]) -> None:
-        """Have a change written, on the disk when this returns. Raises what kept it from being."""
-        entry = self._entry(change)
-        self._flush()
-        if entry[2]:
-            raise entry[2]
+    async def write(self, change: Callable[[Any], None], hurry: bool = True) -> None:
+        """Have a change written; returns when it is on the disk. Raises what kept it from being.
 
-    async def soon(self, change: Callable[[Any], None], hurry: bool) -> None:
-        """The same, together with other changes: those of this step if there is a hurry, else of PATIENCE_S."""
-        entry = self._entry(change)
+        It shares a transaction with the other changes of this step of the event loop; without `hurry` it waits for the
+        next one that is made, or PATIENCE_S.
+        """
+        import anyio
+
+        entry = [change, anyio.Event(), None]
+        self.waiting.append(entry)
         self.some.set()
         if hurry:
             self.hurry.set()
@@ -39,28 +39,17 @@ class Journal:
             raise entry[2]
 
     async def run(self) -> None:
-        """Write what nothing else took along, until cancelled."""
+        """Write until cancelled."""
         import anyio
 
         while True:
             await self.some.wait()
             with anyio.move_on_after(PATIENCE_S):
                 await self.hurry.wait()
-            self.some, self.hurry = anyio.Event(), anyio.Event()
-            self._flush()
-
-    def _entry(self, change: Callable[[Any], None]) -> list[Any]:
-        import anyio
-
-        self.waiting.append([change, anyio.Event(), None])
-        return self.waiting[-1]
-
-    def _flush(self) -> None:
-        entries, self.waiting = self.waiting, []
-        if entries:
+            self.some, self.hurry, entries, self.waiting = anyio.Event(), anyio.Event(), self.waiting, []
             self._write(entries)
-        for entry in entries:
-            entry[1].set()
+            for entry in entries:
+                entry[1].set()
 
     def _write(self, entries: list[Any]) -> None:
         """Write all in one transaction; if one of them cannot be written at all, the others without it."""
