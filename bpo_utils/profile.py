@@ -120,6 +120,7 @@ class Profile(Section):
     judges: list[Model]
     judging: Judging = Judging()
     limits: dict[str, Limits] = {}  # by provider, what your account allows
+    store_completions: bool = True  # OpenAI keeps replies for a while, so that one lost in a crash can be looked up
     successors: bool = False  # a model no longer served is replaced by its successor, named so; false: an error
     controls: list[str]
 

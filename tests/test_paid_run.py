@@ -114,6 +114,8 @@ def test_the_run_goes_on_where_it_was_and_pays_for_nothing_twice(paid):
     assert done.returncode == 0, done.stdout + done.stderr
     stats = paid.api.stats()
     assert stats["endpoints"]["chat"] == 20 + 2 * 16 and {one["arrived"] for one in stats["by_key"].values()} == {1}
+    sent = {body["model"]: body.get("store") for body in stats["bodies"]}
+    assert sent["gpt-4o"] is True  # as the profile says; only OpenAI is asked to keep replies
     verdicts = records.read_rows(paid.folder / "05_judging" / "verdicts.jsonl", records.Verdict)
     assert len(verdicts) == 24 and sum(row.how == "equal_answers" for row in verdicts) == 8
     assert {row.verdict for row in verdicts} <= {"A", "B", "C"}
