@@ -505,7 +505,8 @@ async def serve(state: State, on: str, work: Callable, request: web.Request) -> 
     """Count the request, choose what goes wrong, do the work and reply."""
     call = await receive(state, on, request)
     state.in_flight += 1
-    state.busy[call.body.get("model")] += 1
+    model, left = call.body.get("model"), False
+    state.busy[model] += 1
     state.max_in_flight = max(state.max_in_flight, state.in_flight)
     try:
         rule = call.rule = pick_rule(state, call)
@@ -519,13 +520,14 @@ async def serve(state: State, on: str, work: Callable, request: web.Request) -> 
                 await asyncio.sleep(wait)
                 raise fail(call, do)
             reply = await worked(state, call, work, wait)
+            state.busy[model], left = state.busy[model] - 1, True  # as servers do: before the reply can be heard of
             return await deliver(state, call, 200, reply, rule.get("headers", {}), do)
         except Refused as refused:
             status, body, headers = refused.args
             return await deliver(state, call, status, body, headers | rule.get("headers", {}), "")
     finally:
         state.in_flight -= 1
-        state.busy[call.body.get("model")] -= 1
+        state.busy[model] -= not left
         state.pulse()
 
 

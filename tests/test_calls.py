@@ -13,7 +13,7 @@ import pytest
 from fake_api import FakeApi
 
 from bpo_utils import chat
-from bpo_utils.chat import engine, errors, wire
+from bpo_utils.chat import engine, errors, limits, wire
 from bpo_utils.chat.store import Store
 from bpo_utils.profile import Limits, Model, Price
 
@@ -379,19 +379,21 @@ def test_concurrency_grows_while_the_server_bears_it_and_no_further_than_allowed
     api.script(delay=0.1)  # long enough for a busy machine to send 13 calls before the first reply
     given = Limits(**asking.FREELY.model_dump() | {"concurrency_start": 2, "concurrency_most": 13})
     chat.complete(asking.questions(asking.model(api), 100), asking.calls(tmp_path, given))
-    # the server may still be finishing with a reply when the next call, sent at once, is there already
-    assert 13 <= api.stats()["max_in_flight"] <= 16
+    assert api.stats()["max_in_flight"] == 13
 
 
 @pytest.mark.parametrize("provider", asking.PROVIDERS)
-def test_concurrency_backs_off_to_what_the_server_bears(api: FakeApi, tmp_path: Path, provider: str):
+def test_concurrency_backs_off_to_what_the_server_bears(
+    api: FakeApi, tmp_path: Path, provider: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limits, "COOLDOWN_S", 0.3)  # longer than a busy machine needs to be done with the burst before
     api.script(delay=0.01, rules=[{"do": "concurrency", "limit": 4}])
     given = Limits(**asking.FREELY.model_dump() | {"concurrency_start": 2, "concurrency_most": 32})
     asked = asking.questions(asking.model(api, provider), 80)
     assert len(chat.complete(asked, asking.calls(tmp_path, given))) == 80
     stats = api.stats()
-    assert 4 < stats["max_in_flight"] <= 16  # doubled from 2 to 4 and 8, some of them just being finished; never 32
-    assert stats["faults"]["concurrency"] < 20  # those of a few bursts, not one for every other of the 80 calls
+    assert 4 < stats["max_in_flight"] <= 8  # doubled from 2 to 4 and 8, and no further
+    assert stats["faults"]["concurrency"] <= 8  # those of one burst, or of two; not one for every other call
 
 
 def test_everyone_waits_for_as_long_as_the_server_says(api: FakeApi, model: Model, tmp_path: Path):
@@ -426,7 +428,10 @@ def test_ten_failures_in_a_row_pause_with_one_clear_sentence(
 ):
     api.script(rules=[{"do": "server_error", "times": 10}])
     asked = asking.questions(model, 12)
-    chat.complete(asked, asking.calls(tmp_path))
+    one = Limits(
+        **asking.FREELY.model_dump() | {"concurrency_start": 1, "concurrency_most": 1}
+    )  # so that replies keep order
+    chat.complete(asked, asking.calls(tmp_path, one))
     told = [line for line in capsys.readouterr().err.splitlines() if "in a row" in line]
     assert len(told) == 1
     assert told[0].endswith("; pausing 0.2 s, then one call will tell")

@@ -42,7 +42,6 @@ class Engine:
     def __init__(
         self, store: Store, calls: Calls, say: Callable[[str], None], moved: Callable[["Engine"], None]
     ) -> None:
-
         self.store, self.calls, self.say, self.moved = store, calls, say, moved
         self.journal, self.budget = Journal(store), money.Budget(calls.max_usd, store.spent())
         self.lanes: dict[tuple[str, str, str], Lane] = {}

@@ -53,18 +53,16 @@ def live_dates(models: Iterable[Model], timeout_s: float) -> dict[Model, datetim
 
     Only providers with a key at hand are asked; one that does not answer is left out.
     """
-    import anyio
     from anyio.from_thread import start_blocking_portal
 
     from bpo_utils.chat import clients
 
     async def ask(model: Model) -> dict[str, str]:
         client = clients.connect(model, timeout_s, 1)
-        with anyio.CancelScope(shield=False):
-            try:
-                return await client.served()
-            finally:
-                await client.close()
+        try:
+            return await client.served()
+        finally:
+            await client.close()
 
     found: dict[Model, datetime.date | None] = {}
     listed: dict[str, dict[str, str]] = {}
