@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,7 @@ class Section(BaseModel):
 class Data(Section):
     source: str  # miniature: the world in bpo_utils/mini; recorded: the pinned upstream files; hub: THUDM/BPO
     train_rows: int | None  # preference rows used; null: all
+    validation_rows: int = 0  # rows kept apart from training, for the loss after each epoch
     test_rows: dict[str, int]  # prompts used of each test set
 
 
@@ -35,21 +36,45 @@ class Filters(Section):
     leaked_markers: list[str]  # upstream drops replies that leak its [PROTECTED ...] placeholder
 
 
+class Lora(Section):
+    """Low-rank adapters (arXiv 2106.09685) instead of all weights; merged into the model that is written at the end."""
+
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
 class Training(Section):
     base: str  # mini:base, or a Hub id or local folder
-    launch: str  # here, or slurm
-    epochs: int
+    launch: Literal["here", "slurm"]
+    epochs: int = Field(ge=1)
     learning_rate: float
     adam_betas: tuple[float, float] = Field(strict=False)  # YAML has lists, no tuples; the numbers stay strict
     weight_decay: float
-    warmup_ratio: float
+    warmup_ratio: float = Field(ge=0, lt=1)
     max_grad_norm: float
-    global_batch: int  # prompts per optimizer step, over all processes
-    micro_batch: int  # prompts per process and forward pass
-    processes: int  # one per GPU; 1 on a laptop
-    max_length: int  # tokens; longer pairs are left out and counted
+    global_batch: int = Field(ge=1)  # prompts per optimizer step, over all processes
+    micro_batch: int = Field(ge=1)  # prompts per process and forward pass
+    processes: int = Field(ge=1)  # one per GPU; 1 on a laptop
+    max_length: int = Field(ge=1)  # tokens of one example
+    # Longer examples. keep_frame: the prompt loses its middle, the frame and the optimized prompt stay; leave_out; or
+    # upstream: its rule, which can cut off "[INST]". Whatever happens is counted and reported.
+    too_long: Literal["keep_frame", "leave_out", "upstream"] = "keep_frame"
+    drop_last: bool = False  # leave out the last, incomplete batch of an epoch (upstream does)
+    # flat: the examples of a micro batch in one row, no padding, attention kept apart; pad: to the longest of them
+    batching: Literal["flat", "pad"] = "flat"
+    # tokens: mean over the target tokens of the global batch; micro_batches: upstream's mean of micro-batch means
+    loss_mean: Literal["tokens", "micro_batches"] = "tokens"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the GPU has it
+    checkpointing: bool = False  # activations computed again in the backward pass: less memory, 20 to 30 % slower
+    zero_stage: Literal[0, 1, 2, 3] | None = None  # DeepSpeed ZeRO; null: no DeepSpeed
+    offload: Literal["none", "optimizer", "all"] = "none"  # to CPU memory; all: the parameters too (stage 3)
+    lora: Lora | None = None  # null: all weights are trained
     freeze_embeddings: bool = False  # leave the word vectors as the base has them; the paper trains everything
-    zero_stage: int = 0  # DeepSpeed ZeRO stage; 0: no DeepSpeed
+    checkpoint_steps: int | None = Field(default=None, ge=1)  # one to resume from every so many; null: on a stop only
+    push_to: str = ""  # owner/name on the Hub to upload the finished model to; empty: nowhere
     seed: int
 
 
@@ -159,7 +184,7 @@ def _explain(problem: Any) -> str:
 
 
 def _known_keys() -> list[str]:
-    sections = (Profile, Data, Teacher, Filters, Training, Decoding, Model, Price, Limits, Judging)
+    sections = (Profile, Data, Teacher, Filters, Training, Lora, Decoding, Model, Price, Limits, Judging)
     return sorted({name for section in sections for name in section.model_fields})
 
 
