@@ -10,7 +10,7 @@ BIN = .venv/bin
 STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution \
 	metadata.widgets metadata.language_info.version"
 
-.PHONY: help reproduce test lint lab clean distclean venv
+.PHONY: help reproduce test lint lab training clean distclean venv
 
 help:  ## print this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ lint: venv  ## code style, and the rules that the notebooks keep
 
 lab: venv  ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks
+
+training: venv  ## add DeepSpeed and peft to .venv, for training on GPUs; the miniature does without
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-training.txt -c requirements.lock
 
 clean:  ## remove runs/ (every result in it) and caches; .venv and figures/ stay
 	rm -rf runs dist build/lib build/bdist.* bpo_utils.egg-info .pytest_cache .ruff_cache

@@ -95,8 +95,37 @@ def load_preferences(profile: Profile) -> list[Preference]:
         rows = [_hub_row(number, row) for number, row in enumerate(_hub_rows(), 1)]
     else:
         raise ValueError(f"data.source is {source!r} in profile {profile.name}; use miniature, recorded or hub")
+    rows = _apart(rows, profile)[0]
     limit = profile.data.train_rows
     return rows if limit is None else _first(rows, limit, "data.train_rows", profile.name)
+
+
+def load_validation(profile: Profile) -> list[Preference]:
+    """Preference rows that no training sees, for the loss after each epoch; none if `validation_rows` is 0.
+
+    `hub`: the first of the published validation split (300 rows). `miniature`: as many rows of its preference data,
+    evenly spaced. `recorded` has no others to give. Raises as load_preferences.
+    """
+    wanted = profile.data.validation_rows
+    if not wanted:
+        return []
+    if profile.data.source == "miniature":
+        from bpo_utils.mini import world
+
+        return _apart(world.preferences(), profile)[1]
+    if profile.data.source != "hub":
+        raise ValueError(f"profile {profile.name}: source {profile.data.source} has no validation rows; set them to 0")
+    rows = [_hub_row(number, row, "validation") for number, row in enumerate(_hub_rows(file="val.json"), 1)]
+    return _first(rows, wanted, "data.validation_rows", profile.name)
+
+
+def _apart(rows: list[Preference], profile: Profile) -> tuple[list[Preference], list[Preference]]:
+    """The rows for training and those for validation; the Hub keeps the latter in a file of their own."""
+    wanted = profile.data.validation_rows
+    if not wanted or profile.data.source == "hub":
+        return rows, []
+    held_out = {number * len(rows) // wanted for number in range(wanted)}
+    return [row for n, row in enumerate(rows) if n not in held_out], [rows[n] for n in sorted(held_out)]
 
 
 def load_test_sets(profile: Profile) -> dict[str, list[TestPrompt]]:
@@ -256,13 +285,13 @@ def _recorded_test_set(name: str) -> list[TestPrompt]:
     ]
 
 
-def _hub_rows(endpoint: str | None = None) -> list[dict[str, Any]]:
+def _hub_rows(endpoint: str | None = None, file: str = "train.json") -> list[dict[str, Any]]:
     # huggingface_hub comes with transformers and resumes downloads; `datasets` would add pyarrow for one JSON file
     from huggingface_hub import hf_hub_download
 
-    where = f"{HUB_DATASET}, revision {HUB_REVISION}, file train.json"
+    where = f"{HUB_DATASET}, revision {HUB_REVISION}, file {file}"
     try:
-        path = hf_hub_download(HUB_DATASET, "train.json", repo_type="dataset", revision=HUB_REVISION, endpoint=endpoint)
+        path = hf_hub_download(HUB_DATASET, file, repo_type="dataset", revision=HUB_REVISION, endpoint=endpoint)
     except OSError as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         advice = "check the network, or use the profile recorded with BPO_DATA_DIR"
@@ -270,9 +299,9 @@ def _hub_rows(endpoint: str | None = None) -> list[dict[str, Any]]:
     return _table(Path(path), HUB_COLUMNS)
 
 
-def _hub_row(number: int, row: dict[str, Any]) -> Preference:
+def _hub_row(number: int, row: dict[str, Any], split: str = "train") -> Preference:
     reply = f"{REPLY_MARKER} {row['optimized_prompt']} {REPLY_END}"
-    return Preference(f"train-{number:05d}", row["prompt"], "", row["good_res"], row["bad_res"], HUB_DATASET, reply)
+    return Preference(f"{split}-{number:05d}", row["prompt"], "", row["good_res"], row["bad_res"], HUB_DATASET, reply)
 
 
 def _id(prefix: str, number: int) -> str:

@@ -23,6 +23,7 @@ NEEDED_DISK_GIB = 1  # a run of the miniature writes far less; the rest is room 
 KEYS = {"openai": "OPENAI_API_KEY", "zhipu": "ZHIPUAI_API_KEY", "zhipuai": "ZHIPUAI_API_KEY"}
 INSTALL = "pip install -r requirements.lock"
 BUILD = "python -m bpo_utils.mini.build"
+TRAINING = "make training"
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,7 @@ def _program(name: str) -> Check:
 
 def _deepspeed() -> Check:
     version = _version("deepspeed")
-    found = version or "absent (for training in several processes only)"
-    return Check("deepspeed", None, found, "" if version else "pip install '.[deepspeed]'")
+    return Check("deepspeed", None, version or "absent (for training on GPUs only)", "" if version else TRAINING)
 
 
 def _version(name: str) -> str | None:
@@ -237,6 +237,6 @@ def _no_cluster(chosen: Profile) -> list[tuple[str, str]]:
     gone = []
     if not shutil.which("sbatch"):
         gone.append(("sbatch", "go to the login node of a Slurm cluster; notebook 03 prints the command to submit"))
-    if not _version("deepspeed"):
-        gone.append(("deepspeed", "pip install '.[deepspeed]'"))
+    needed = {"deepspeed": chosen.training.zero_stage is not None, "peft": chosen.training.lora is not None}
+    gone += [(name, TRAINING) for name, used in needed.items() if used and not _version(name)]
     return gone

@@ -25,6 +25,7 @@ from bpo_utils import paths
 ROOT = paths.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+TRAINING = (ROOT / "requirements-training.txt").read_text(encoding="utf-8")
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 SETUP = (ROOT / "tools" / "setup.sh").read_text(encoding="utf-8")
 BASE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
@@ -55,7 +56,7 @@ HEAVY = {
     "nbclient",
 }
 HEAVY |= {"aiolimiter", "anyio", "openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tenacity"}
-HEAVY |= {"tokenizers", "torch", "transformers", "zhipuai"}
+HEAVY |= {"peft", "tokenizers", "torch", "transformers", "zhipuai"}
 
 
 def pinned(name: str, python: str, system: str) -> str | None:
@@ -122,6 +123,15 @@ def test_the_libraries_of_the_course_are_declared_and_deepspeed_is_optional():
     assert pinned("deepspeed", "3.11.9", "linux") is None
 
 
+def test_what_training_adds_is_pinned_and_declared():
+    pins = [Requirement(line) for line in TRAINING.splitlines() if line and not line.startswith("#")]
+    assert all(str(pin.specifier).startswith("==") for pin in pins)
+    versions = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
+    for wanted in [*EXTRAS["deepspeed"], *EXTRAS["lora"]]:
+        assert wanted.specifier.contains(versions[wanted.name])
+    assert not versions.keys() & {pin.name for pin in PINS}
+
+
 def test_what_is_installed_is_what_the_lock_says():
     if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         pytest.skip("this Python is not the .venv that make made")
@@ -160,7 +170,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("folder", ["bpo_utils", "tests"])
 def test_every_imported_library_is_declared(folder):
     declared = {canonicalize_name(wanted.name) for wanted in BASE}
-    extras = ["deepspeed", "alpaca-eval"] if folder == "bpo_utils" else ["test"]
+    extras = ["deepspeed", "lora", "alpaca-eval"] if folder == "bpo_utils" else ["test"]
     declared |= {canonicalize_name(wanted.name) for extra in extras for wanted in EXTRAS[extra]}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for name in imports(path):
