@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 from bpo_utils import records, tokens
 from bpo_utils.profile import Decoding
@@ -19,10 +20,15 @@ def rewrite(
     from bpo_utils.chat import local
 
     model, tokenizer = local.load(model_folder, on_gpu)
-    texts = [records.joined(prompt.prompt, prompt.context) for prompt in prompts]
-    framed = [tokens.framed(tokens.REWRITER_FRAME, text) for text in texts]
-    outputs = local.generate(model, tokenizer, framed, decoding)
+    outputs = through(model, tokenizer, [records.joined(prompt.prompt, prompt.context) for prompt in prompts], decoding)
     return [_row(prompt, "bpo", output) for prompt, output in zip(prompts, outputs, strict=True)]
+
+
+def through(model: Any, tokenizer: Any, texts: list[str], decoding: Decoding) -> list[str]:
+    """What a loaded rewriter makes of every text, in order; equal texts become one."""
+    from bpo_utils.chat import local
+
+    return local.generate(model, tokenizer, [tokens.framed(tokens.REWRITER_FRAME, text) for text in texts], decoding)
 
 
 def identity(prompts: list[records.TestPrompt]) -> list[records.Rewrite]:
