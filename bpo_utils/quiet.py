@@ -1,4 +1,4 @@
-"""Transformers without progress bars and advice: an executed notebook should hold results, not dead widgets."""
+"""Libraries without progress bars and advice: a notebook and a log should hold results, not dead widgets."""
 
 import warnings
 
@@ -10,3 +10,8 @@ def transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def deepspeed() -> None:
+    """Silence what torch 2.13 says of the names that DeepSpeed 0.19 calls it by: one line for every collective."""
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*is deprecated. Please use", module="torch")

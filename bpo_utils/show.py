@@ -18,12 +18,12 @@ def show_source(function: Callable[..., Any]) -> Any:
 def table(rows: Iterable[Any], digits: int = 3, without: Iterable[str] = (), sideways: bool = False) -> Any:
     """Dicts or dataclass rows as a plain HTML table, text to the left.
 
-    Floats are rounded to `digits`, the columns named in `without` left out; `sideways` puts one row's fields below each
+    Floats are rounded to `digits` decimals (a learning rate to as many figures), the columns named in `without` left out; `sideways` puts one row's fields below each
     other.
     """
     import pandas
 
-    frame = pandas.DataFrame(list(rows)).drop(columns=list(without)).round(digits)
+    frame = pandas.DataFrame(list(rows)).drop(columns=list(without)).map(lambda value: _rounded(value, digits))
     if sideways:  # as text: a column of unlike things would turn counts into floats
         fields = frame.to_dict("records")[0].items()
         frame = pandas.DataFrame([{"name": name, "value": _text(value)} for name, value in fields])
@@ -43,6 +43,12 @@ def waterfall(steps: Iterable[dict[str, Any]]) -> Any:
     look = frame.style.hide(axis="index").set_uuid("waterfall")  # a fixed name: the same rows give the same bytes
     look = look.bar("removed", vmin=0, color="#E69F00", width=90).bar("kept", vmin=0, color="#56B4E9", width=90)
     return html(look.set_properties(**{"text-align": "left", "min-width": "9em"}).to_html())
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if not isinstance(value, float) or value == 0 or abs(value) >= 10**-digits:
+        return round(value, digits) if isinstance(value, float) else value
+    return float(f"{value:.{digits}g}")
 
 
 def _text(value: Any) -> str:

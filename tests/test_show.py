@@ -19,6 +19,14 @@ def test_table_sideways_puts_fields_below_each_other():
     assert shown.count("<tr>") == 2 and "<thead>" not in shown and "1,200" in shown and "0.001" in shown
 
 
+def test_a_small_number_is_not_rounded_to_nothing():
+    row = {"learning_rate": 2.0e-5, "share": 0.12345, "zero": 0.0}
+    for sideways in (True, False):
+        shown = show.table([row], sideways=sideways).data
+        assert "2e-05" in shown or "0.00002" in shown
+        assert "0.123<" in shown and "0.0<" in shown
+
+
 def test_waterfall_draws_what_was_removed_and_what_was_kept():
     steps = [{"filter": "all rows", "removed": 0, "kept": 8}, {"filter": "too short", "removed": 6, "kept": 2}]
     shown = show.waterfall(steps).data

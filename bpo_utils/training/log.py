@@ -168,3 +168,9 @@ def end_of(folder: Path) -> dict[str, float | None]:
         "loss": steps[-1]["loss"] if steps else None,
         "validation_loss": evaluations[-1]["loss"] if evaluations else None,
     }
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """Points for the loss figure: {step, loss} of every step, {step, eval_loss} of every evaluation."""
+    evaluations = [{"step": line["step"], "eval_loss": line["loss"]} for line in events(folder, "evaluation")]
+    return [*finished(folder), *evaluations]

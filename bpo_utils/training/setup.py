@@ -62,6 +62,7 @@ def model(training: Training, arguments: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     if training.zero_stage is not None:
+        quiet.deepspeed()
         import deepspeed
 
         # Before the model: ZeRO-3 cuts it up while it is loaded, and must know into how many parts.
