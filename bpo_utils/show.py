@@ -18,8 +18,8 @@ def show_source(function: Callable[..., Any]) -> Any:
 def table(rows: Iterable[Any], digits: int = 3, without: Iterable[str] = (), sideways: bool = False) -> Any:
     """Dicts or dataclass rows as a plain HTML table, text to the left.
 
-    Floats are rounded to `digits` decimals (a learning rate to as many figures), the columns named in `without` left out; `sideways` puts one row's fields below each
-    other.
+    Floats are rounded to `digits` decimals (small ones to as many figures), the columns named in `without` left out;
+    `sideways` puts one row's fields below each other.
     """
     import pandas
 

@@ -142,3 +142,11 @@ def test_sampler_follows_the_epoch_it_is_told():
 def test_computed_tokens_count_padding():
     assert batches.computed_tokens([5, 3, 4, 2, 7], 2, "flat") == 21
     assert batches.computed_tokens([5, 3, 4, 2, 7], 2, "pad") == 5 * 2 + 4 * 2 + 7
+
+
+def test_token_weights_add_up_under_both_means():
+    rows = batches.token_weights([10, 30, 5, 5], 2)
+    assert [row["target tokens"] for row in rows] == [40, 10]
+    for mean in ("tokens", "micro_batches"):
+        assert sum(row["target tokens"] * row[f"weight of a token, {mean}"] for row in rows) == pytest.approx(100)
+    assert [row["weight of a token, micro_batches"] for row in rows] == [1.25, 5.0]

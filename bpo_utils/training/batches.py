@@ -104,3 +104,21 @@ def computed_tokens(lengths: Sequence[int], micro_batch: int, batching: str) -> 
         return sum(lengths)
     rows = [lengths[start : start + micro_batch] for start in range(0, len(lengths), micro_batch)]
     return sum(max(row) * len(row) for row in rows)
+
+
+def token_weights(targets: Sequence[int], micro_batch: int) -> list[dict[str, float]]:
+    """What one target token weighs in the loss of a step, in percent, for each of its micro batches, under both means.
+
+    `targets`: target tokens of the examples of a global batch, in order. Under `tokens` every one weighs the same;
+    under `micro_batches` (upstream) a token weighs more the fewer there are in its micro batch.
+    """
+    counts = [sum(targets[start : start + micro_batch]) for start in range(0, len(targets), micro_batch)]
+    return [
+        {
+            "micro batch": number,
+            "target tokens": count,
+            "weight of a token, tokens": 100 / sum(counts),
+            "weight of a token, micro_batches": 100 / (len(counts) * count),
+        }
+        for number, count in enumerate(counts, 1)
+    ]

@@ -8,7 +8,6 @@ from bpo_utils import quiet
 from bpo_utils.profile import Training
 from bpo_utils.training import flops, zero
 
-
 TWO_SPACES, LLAMA_IDS = ("▁▁", 259), [263, 29871, 289]  # in Llama 2's vocabulary; what SentencePiece makes of "a  b"
 
 
