@@ -64,8 +64,8 @@ def train(
     checkpoint.check_space(folder, needed - (checkpoint.size(found) if found else 0))
     say(f"{what['steps']} steps; {data[0].said()}; " + (f"goes on from {paths.shown(found)}" if found else "begins"))
     written = log.Log(folder)
-    trainer, steering = _trainer(data, training, folder, facts, found, written, requests or stop.Requests(folder))
-    _run(trainer, steering, written, found)
+    trainer, steering = prepare(data, training, folder, facts, found, written, requests or stop.Requests(folder))
+    fit(trainer, steering, written, found)
     output.write(trainer, tokenizer, folder, facts | {"end": log.end_of(folder)}, decoding)
     if trainer.is_world_process_zero():
         records.write_json(folder / "plan.json", what)
@@ -93,7 +93,7 @@ def code() -> str:
     return checkpoint.digest([records.read_text(paths.PACKAGE / file) for file in files])
 
 
-def _trainer(
+def prepare(
     data: list[tokens.Encoded],
     training: profile.Training,
     folder: Path,
@@ -102,6 +102,11 @@ def _trainer(
     written: log.Log,
     requests: stop.Requests,
 ) -> tuple[Any, loop.Steering]:
+    """The Trainer of a training, and the part of it that knows whether it was asked to stop.
+
+    `data`: encoded pairs for training and for validation; `facts["plan"]`: what `planned` gave; `found`: the checkpoint
+    to go on from.
+    """
     import torch
 
     torch.manual_seed(training.seed)
@@ -111,7 +116,7 @@ def _trainer(
     sampler = batches.Sampler(what["pairs"], training.seed, training.global_batch, training.drop_last)
     steering = loop.callback(loop.Steering)(requests, sampler, written)
     work = log.Work.of(data[0], training)
-    recorder = loop.callback(log.Recorder)(written, work, partial(step_flops, training, shape(training)), _peak())
+    recorder = loop.callback(log.Recorder)(written, work, partial(step_flops, training, shape(training)), peak_flops())
     trainer = loop.trainer_class()(
         model=model,
         args=arguments,
@@ -138,7 +143,7 @@ def step_flops(training: profile.Training, model: flops.Shape, lengths: list[int
     return flops.training_flops(model, lengths, targets, trainable="lora" if training.lora else "all")
 
 
-def _peak() -> float | None:
+def peak_flops() -> float | None:
     """FLOP/s of all GPUs of this training together; None where it is not known what one of them can do."""
     import torch
 
@@ -146,7 +151,8 @@ def _peak() -> float | None:
     return peak and peak * processes()
 
 
-def _run(trainer: Any, steering: loop.Steering, written: log.Log, found: Path | None) -> None:
+def fit(trainer: Any, steering: loop.Steering, written: log.Log, found: Path | None) -> None:
+    """Train from the beginning or from a checkpoint; raises stop.Stopped if it was asked to stop before the end."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # one line per step belongs into the log, not into a notebook

@@ -154,6 +154,15 @@ def test_the_model_card_names_data_code_and_versions(trained):
     assert f"{facts['end']['validation_loss']:.4f}" in card and "| learning_rate | 0.001 |" in card
 
 
+def test_the_card_links_a_base_of_the_hub_and_keeps_local_paths_to_itself(trained, tmp_path):
+    facts = records.read_json(trained / "model" / "training.json")
+    local_base = output.settings_of(settings(base=str(tmp_path)), [], [])
+    assert local_base["base"] == tmp_path.name
+    assert "base_model" not in output.card(facts | {"settings": local_base})
+    of_the_hub = output.settings_of(settings(base="owner/name"), [], [])
+    assert "\nbase_model: owner/name\n" in output.card(facts | {"settings": of_the_hub})
+
+
 def test_a_finished_training_is_not_run_again_and_another_one_is(trained, capsys):
     before = (trained / "model/model.safetensors").stat().st_mtime_ns
     rest = {"validation": train_child.PAIRS[32:38], "decoding": DECODING, "name": "test"}

@@ -102,7 +102,7 @@ def card(facts: dict[str, Any]) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     libraries = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     base = settings["base"]
-    known = f"base_model: {base}\n" if not base.startswith("mini:") and "/" in base else ""
+    known = f"base_model: {base}\n" if base.count("/") == 1 else ""  # owner/name on the Hub
     losses = f"training loss {end['loss']:.4f} in the last step"
     losses += f", validation loss {end['validation_loss']:.4f}" if end["validation_loss"] is not None else ""
     return f"""---
@@ -181,7 +181,9 @@ def settings_of(training: Training, examples: list[Any], validation: list[Any]) 
 
     free = {"launch", "processes", "checkpoint_steps", "push_to", "attention"}
     kept = training.model_dump(mode="json", exclude=free)
-    return kept | {"data": checkpoint.digest([examples, validation])}
+    # A local folder by its name alone: where it lies on this machine is nobody's business who downloads the model.
+    base = Path(training.base).name if Path(training.base).is_dir() else training.base
+    return kept | {"base": base, "data": checkpoint.digest([examples, validation])}
 
 
 def _ready_to_generate(network: Any, decoding: Decoding | None) -> Any:
