@@ -143,6 +143,9 @@ def problems(run: Profile, start: str, shards: int) -> list[str]:
     stop = folder / "03_training" / "STOP"
     if start in ("data", "train") and stop.exists():
         wrong.append(f"{paths.shown(stop)} would stop the training at once; remove it")
+    if start in ("data", "train") and run.training.push_to:
+        upload = f"hf upload {run.training.push_to} {paths.shown(folder / '03_training' / 'model')}"
+        wrong.append(f"push_to would fail, as jobs work offline; leave it empty, and upload afterwards: {upload}")
     for kind, stage in SHARDED.items():
         try:
             shard_files.only_set(folder / stage / "shards", kind, shards)

@@ -113,14 +113,15 @@ def prepare(
     what = facts["plan"]
     arguments = setup.arguments(training, what, folder, checkpoint.marker(found)["processes"] if found else None)
     model, tokenizer = setup.model(training, arguments), load_tokenizer(training.base)
-    sampler = batches.Sampler(what["pairs"], training.seed, training.global_batch, training.drop_last)
+    at_once = training.micro_batch * processes() if processes() > 1 else 1
+    sampler = batches.Sampler(what["pairs"], training.seed, training.global_batch, training.drop_last, at_once)
     steering = loop.callback(loop.Steering)(requests, sampler, written)
     work = log.Work.of(data[0], training)
     recorder = loop.callback(log.Recorder)(written, work, partial(step_flops, training, shape(training)), peak_flops())
     trainer = loop.trainer_class()(
         model=model,
         args=arguments,
-        train_dataset=data[0].examples,
+        train_dataset=[*data[0].examples, batches.blank(data[0].examples)],
         eval_dataset=data[1].examples or None,
         data_collator=batches.collator(training.batching, tokenizer, training.attention.startswith("flash")),
         compute_loss_func=batches.loss_function(training.loss_mean),

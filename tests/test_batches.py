@@ -139,6 +139,13 @@ def test_sampler_follows_the_epoch_it_is_told():
     assert list(sampler) == batches.order(10, 1, 3, 4, drop_last=True) and len(sampler) == 8
 
 
+def test_a_short_last_batch_is_filled_up_with_what_teaches_nothing(examples):
+    sampler = batches.Sampler(10, 1, 4, drop_last=False, at_once=4)
+    assert list(sampler) == [*batches.order(10, 1, 0, 4, drop_last=False), 10, 10] and len(sampler) == 12
+    blank = batches.blank(examples)
+    assert set(blank["labels"]) == {tokens.IGNORED} and len(blank["input_ids"]) == len(blank["labels"])
+
+
 def test_computed_tokens_count_padding():
     assert batches.computed_tokens([5, 3, 4, 2, 7], 2, "flat") == 21
     assert batches.computed_tokens([5, 3, 4, 2, 7], 2, "pad") == 5 * 2 + 4 * 2 + 7

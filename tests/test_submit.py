@@ -153,7 +153,7 @@ def test_the_chain(own, slurm, capsys, run_folder):
         assert {f"--dependency=afterok:{before}", "--kill-on-invalid-dep=yes"} <= set(words)
     for step, words in zip(submit.STEPS, sent, strict=True):
         assert f"--job-name=bpo-{step}-own" in words
-        (export,) = [word for word in words if word.startswith("--export=ALL,PROFILE=own,BPO_COMMIT=")]
+        (export,) = [word for word in words if word.startswith("--export=ALL,PROFILE=own")]
         if step in submit.SHARDED:
             assert export.endswith(f",WHAT={step},SHARDS=3,MAX_USD=2") and "--array=0-2" in words
             assert f"--output={run_folder}/own/logs/%x-%A_%a.log" in words
@@ -207,6 +207,9 @@ def test_nothing_is_submitted_that_cannot_work(own, slurm, run_folder, tmp_path,
     for told in ("03_training/STOP would stop the training at once", "--shards 4: ", "rewrites-*-of-8.jsonl"):
         assert told in str(refused.value)
     shutil.rmtree(run_folder)
+    uploading = own.model_copy(update={"training": own.training.model_copy(update={"push_to": "me/it"})})
+    (told,) = submit.problems(uploading, "train", 4)[1:]
+    assert "push_to would fail" in told and "hf upload me/it" in told
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     with pytest.raises(WrongUse) as refused:
         bpo_submit("--profile=paper")

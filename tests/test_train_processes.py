@@ -17,6 +17,8 @@ from bpo_utils.training import batches, checkpoint, log, setup
 
 HERE = Path(__file__).parent
 STAGES = (None, 0, 2, 3)
+SHORT = {"drop_last": False, "epochs": 2, "micro_batch": 4}
+SHORT_STAGES = (2, 3)
 DECAY = {"weight_decay": 0.1}  # so that a parameter group with the wrong decay would be seen
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install -e '.[deepspeed]')")
 
@@ -46,9 +48,15 @@ def runs(tmp_path_factory):
         again = {"folder": str(folder / f"again-{stage}"), "changes": changes}
         jobs += [{"folder": str(folder / f"two-{stage}"), "changes": changes}, {**again, "stop_at": 7}, again]
         jobs += [{"folder": str(folder / f"fewer-{stage}"), "changes": changes, "stop_at": 7}]
+    # 44 pairs, 8 a step, the last step of an epoch with 4: one of two processes has nothing to do there.
+    jobs += [
+        {"folder": str(folder / f"short-two-{stage}"), "changes": {**SHORT, "zero_stage": stage}}
+        for stage in SHORT_STAGES
+    ]
     said = start(jobs, folder, processes=2)
     assert said.count("stopped at step 7 as asked") == 8
     one = [{"folder": str(folder / "one"), "changes": DECAY}]
+    one += [{"folder": str(folder / "short-one"), "changes": SHORT}]
     one += [{"folder": str(folder / f"fewer-{stage}"), "changes": {"zero_stage": stage, **DECAY}} for stage in STAGES]
     offload = {"optimizer": 2, "all": 3}
     for what, stage in offload.items():
@@ -121,6 +129,12 @@ def test_off_loaded_training_gives_the_same_losses(runs, plain, what):
 def test_stopped_and_resumed_gives_the_same_weights_bit_for_bit(runs, stage):
     assert weights(runs / f"again-{stage}") == weights(runs / f"two-{stage}")
     assert losses(runs / f"again-{stage}") == losses(runs / f"two-{stage}")
+
+
+@pytest.mark.parametrize("stage", SHORT_STAGES)
+def test_a_short_last_batch_is_the_same_for_any_number_of_processes(runs, stage):
+    one, two = ([step["loss"] for step in log.finished(runs / name)] for name in ("short-one", f"short-two-{stage}"))
+    assert len(one) == 12 and two == pytest.approx(one, rel=1e-5)
 
 
 def test_the_log_of_a_resumed_training_is_continuous(runs):

@@ -26,21 +26,35 @@ def order(count: int, seed: int, epoch: int, global_batch: int, drop_last: bool)
 
 
 class Sampler:
-    """`order` as a sampler of the Trainer, which tells it the epoch."""
+    """`order` as a sampler of the Trainer, which tells it the epoch.
 
-    def __init__(self, count: int, seed: int, global_batch: int, drop_last: bool) -> None:
-        self.settings, self.epoch = (count, seed), 0
+    Several processes must have the same number of micro batches. Where the last batch of an epoch has too few examples
+    for that, accelerate would fill it with some of the first ones, so that another number of processes trained on
+    something else; here place `count` stands in, where the data must have an example that teaches nothing (`blank`).
+    """
+
+    def __init__(self, count: int, seed: int, global_batch: int, drop_last: bool, at_once: int = 1) -> None:
+        """`at_once`: examples that all processes take together in one pass, micro batch x processes."""
+        self.settings, self.epoch, self.at_once = (count, seed), 0, at_once
         self.global_batch, self.drop_last = global_batch, drop_last
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(order(*self.settings, self.epoch, self.global_batch, self.drop_last))
+        places = order(*self.settings, self.epoch, self.global_batch, self.drop_last)
+        return iter(places + [self.settings[0]] * (-len(places) % self.at_once))
 
     def __len__(self) -> int:
         count = self.settings[0]
-        return count - count % self.global_batch if self.drop_last else count
+        count -= count % self.global_batch if self.drop_last else 0
+        return count + -count % self.at_once
+
+
+def blank(examples: Sequence[Example]) -> Example:
+    """An example without any target token: it takes a place in a batch and changes no sum."""
+    ids = examples[0]["input_ids"][:2]
+    return {"input_ids": ids, "labels": [tokens.IGNORED] * len(ids)}
 
 
 def collator(batching: str, tokenizer: Any, flash: bool = False) -> Callable[[Sequence[Example]], dict[str, Any]]:
@@ -90,7 +104,8 @@ def loss_function(loss_mean: str) -> Callable[..., Any]:
 
     def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         total, count = summed_loss(outputs.logits, labels)
-        return total / (count if loss_mean == "micro_batches" or num_items_in_batch is None else num_items_in_batch)
+        own = count.clamp(min=1)  # a micro batch of blanks has none
+        return total / (own if loss_mean == "micro_batches" or num_items_in_batch is None else num_items_in_batch)
 
     return loss
 

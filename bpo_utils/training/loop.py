@@ -111,9 +111,10 @@ class Steering:
             control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.stopping and state.is_world_process_zero:
-            self.log.write(state.global_step, event="stop")
-            self.requests.done(stop.STOP)
+        if state.is_world_process_zero:
+            self.requests.done(stop.STOP)  # also one that came too late: it must not stop the next training
+            if self.stopping:
+                self.log.write(state.global_step, event="stop")
 
 
 def trainer_class() -> type:
