@@ -163,7 +163,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.split(".")[0])
         pending += ast.iter_child_nodes(node)
-    own = {"bpo_utils"} | {other.stem for other in path.parent.glob("*.py")}
+    own = {"bpo_utils"} | {other.stem for folder in (path.parent, ROOT / "benchmarks") for other in folder.glob("*.py")}
     return names - set(sys.stdlib_module_names) - own
 
 
