@@ -13,7 +13,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from bpo_utils import chat, kernel, paths, profile, records, train
 from bpo_utils.mini import world
@@ -34,9 +36,9 @@ def measure() -> dict[str, float | str]:
     answered = time.perf_counter()
     both = zip(prompts, replies, strict=True)
     pairs = [records.Pair(str(number), text, reply, "") for number, (text, reply) in enumerate(both)]
-    folder = paths.ROOT / "build" / "benchmark"
-    train.train((pairs * 2)[:PAIRS], run.training.model_copy(update={"epochs": 1}), folder)
-    seconds = train.finished(folder)[-1]["seconds"]
+    with tempfile.TemporaryDirectory() as folder:  # a finished training is not run again in its folder
+        train.train((pairs * 2)[:PAIRS], run.training.model_copy(update={"epochs": 1}), Path(folder))
+        seconds = train.finished(Path(folder))[-1]["seconds"]
     content = hashlib.sha256("".join(replies).encode()).hexdigest()
     return {"answering": answered - started, "training": seconds, "replies": content}
 
