@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bpo_utils import paths
 
@@ -76,6 +76,17 @@ class Training(Section):
     checkpoint_steps: int | None = Field(default=None, ge=1)  # one to resume from every so many; null: on a stop only
     push_to: str = ""  # owner/name on the Hub to upload the finished model to; empty: nowhere
     seed: int
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Training":
+        """What one setting needs of another; found here rather than by DeepSpeed after the weights are loaded."""
+        needed = {"optimizer": (1, 2, 3), "all": (3,)}.get(self.offload, (None, 0, 1, 2, 3))
+        if self.zero_stage not in needed:
+            stages = " or ".join(map(str, needed))
+            raise ValueError(f"offload: {self.offload} needs zero_stage: {stages}, not {self.zero_stage}")
+        if self.lora and self.zero_stage == 3:
+            raise ValueError("lora with zero_stage: 3 cannot be merged from its parts; use zero_stage: 2 or null")
+        return self
 
 
 class Decoding(Section):

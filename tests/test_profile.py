@@ -20,7 +20,7 @@ def changed(place: str, value) -> dict:
     return result
 
 
-@pytest.mark.parametrize("name", ["mini", "recorded", "paper"])
+@pytest.mark.parametrize("name", ["mini", "recorded", "paper", "upstream", "lora", "smoke"])
 def test_every_profile_loads(name):
     loaded = profile.load(name)
     assert loaded.name == name and name in profile.names()
@@ -70,3 +70,28 @@ def test_an_unknown_profile_names_the_nearest():
 def test_a_profile_cannot_change_during_a_run():
     with pytest.raises(ValueError, match="frozen"):
         profile.load("mini").training.epochs = 9
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("training.offload", "all", r"training: .*offload: all needs zero_stage: 3, not 2"),
+        ("training.zero_stage", None, None),
+        ("training.offload", "optimizer", None),
+        ("training.batching", "packed", r"training\.batching: Input should be 'flat' or 'pad'"),
+        ("training.max_lenght", 5, r"training\.max_lenght: unknown key \(did you mean 'max_length'\?\)"),
+    ],
+)
+def test_training_settings_that_do_not_fit_together_are_refused(place, value, message):
+    if message is None:
+        assert profile.parse(changed(place, value), Path("paper.yaml"))
+        return
+    with pytest.raises(ValueError, match=message):
+        profile.parse(changed(place, value), Path("paper.yaml"))
+
+
+def test_adapters_cannot_be_cut_up_by_zero_3():
+    own = changed("training.lora", {"rank": 4, "alpha": 8})
+    own["training"]["zero_stage"] = 3
+    with pytest.raises(ValueError, match="lora with zero_stage: 3 cannot be merged"):
+        profile.parse(own, Path("paper.yaml"))

@@ -91,6 +91,7 @@ class Recorder:
         self.last = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        """Write the step's line. Raises FloatingPointError, in every process, if the loss is not finite."""
         if "loss" not in logs:
             return
         took = time.perf_counter() - self.last

@@ -94,6 +94,7 @@ class Steering:
         self.sampler.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask all processes what was requested, and have the Trainer save and stop accordingly."""
         stopping, saving = self.requests.agreed(args.device, state.is_world_process_zero)
         if state.global_step >= state.max_steps:
             return  # what is left takes less time than stopping would
