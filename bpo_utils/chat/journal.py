@@ -68,7 +68,7 @@ class Journal:
             self._commit(changes)
         except DiskFull as error:
             self.full = str(error)
-            self.store.drop_reserve()  # replies in flight have been paid for: make room for them
+            self.store.make_room()  # replies in flight have been paid for
             self._commit(changes)
 
     def _commit(self, changes: list[Callable[[Any], None]]) -> None:

@@ -121,6 +121,14 @@ class Store:
         """Give the reserve back to the disk."""
         self.reserve.unlink(missing_ok=True)
 
+    def make_room(self) -> None:
+        """Give the reserve back to the disk, for what is still to be committed alone.
+
+        SQLite would else copy its log into the database at a commit that comes soon, and fill the reserve with that.
+        """
+        self.drop_reserve()
+        self.db.execute("PRAGMA wal_autocheckpoint=0")
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, and on the disk when it returns."""
