@@ -8,7 +8,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from bpo_utils import paths
+from bpo_utils import paths, segment
 from bpo_utils.records import Preference
 
 # light enough for black text, apart for colour-blind eyes; struck through and underlined for grey print
@@ -17,8 +17,8 @@ DELETED = "background:#fbdcc0;text-decoration:line-through"
 
 
 def words(text: str) -> int:
-    """Number of words, split on white space, as upstream counts them."""
-    return len(text.split())
+    """Number of words, split on white space, as upstream counts them; a Chinese character counts as a word."""
+    return len(segment.words(text))
 
 
 def lengths(texts: Iterable[str], count: Callable[[str], int] = words) -> list[int]:
@@ -68,7 +68,7 @@ def distinct_n(texts: Iterable[str], n: int = 4) -> float:
     """
     counts: Counter[tuple[str, ...]] = Counter()
     for text in texts:
-        split = text.split()
+        split = segment.words(text)
         counts.update(zip(*(split[start:] for start in range(n)), strict=False))
     return len(counts) / counts.total() if counts else 0.0
 

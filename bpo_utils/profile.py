@@ -16,21 +16,34 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class Source(Section):
+    """One source of preference data, for `data.source: preferences`."""
+
+    name: Literal["oasst1", "hh_rlhf", "chatbot_arena", "alpaca_gpt4", "own", "sharegpt"]
+    rows: int | None = Field(default=None, ge=1)  # sampled with data.seed; null: all
+    turn: Literal["first", "last"] = "first"  # of a dialogue (hh_rlhf, sharegpt)
+    files: list[str] = []  # names in $BPO_PREFERENCES_DIR (own, sharegpt; the others have names of their own)
+
+
 class Data(Section):
-    source: str  # miniature: the world in bpo_utils/mini; recorded: the pinned upstream files; hub: THUDM/BPO
+    # miniature: the world in bpo_utils/mini; recorded: the pinned upstream files; hub: THUDM/BPO; raw: upstream's
+    # training file with its teacher's replies; preferences: the sources below, before any teacher
+    source: Literal["miniature", "recorded", "hub", "raw", "preferences"]
+    preferences: list[Source] = []
+    seed: int = 1  # which rows are sampled from a source
     train_rows: int | None  # preference rows used; null: all
     validation_rows: int = 0  # rows kept apart from training, for the loss after each epoch
     test_rows: dict[str, int]  # prompts used of each test set
 
 
-class Teacher(Section):
-    provider: str  # mini, recorded, openai
-    model: str
-    temperature: float  # upstream: 0.9
-
-
 class Filters(Section):
-    min_prompt_words: int  # a rule of ours: the paper names "too short" but no number
+    """What makes a preference row or a reply unfit. The paper names the rules and gives no number: those are ours."""
+
+    min_prompt_words: int  # ours: the paper names "too short" but no number
+    max_prompt_words: int | None = None  # ours; null: no limit
+    languages: list[str] = []  # ours: codes such as en, zh; empty: any
+    near_duplicates: float | None = Field(default=None, gt=0, le=1)  # ours: from this Jaccard similarity on; null: off
+    max_self_bleu: float | None = Field(default=None, ge=0, le=100)  # ours: BLEU against the rows kept; null: off
     max_growth: float  # words after / words before, upstream's script: 6
     max_shrink: float  # words before / words after, upstream's script: 2
     leaked_markers: list[str]  # upstream drops replies that leak its [PROTECTED ...] placeholder
@@ -97,6 +110,19 @@ class Decoding(Section):
     seed: int
 
 
+class Rewriting(Decoding):
+    # stable: one sample; aggressive: the best of several that grew enough; greedy: no sampling; iterative: rewrites are
+    # rewritten again until nothing changes; published: no model, the optimized prompts that BPO's test split has
+    mode: Literal["stable", "aggressive", "greedy", "iterative", "published"] = "stable"
+    backend: Literal["transformers", "continuous", "served"] = "transformers"
+    model: str = ""  # a Hub id (THUDM/BPO) or a folder, of a model or of LoRA adapters; empty: what notebook 03 trained
+    base_url: str = ""  # backend served: an OpenAI-compatible server (vLLM ...), such as http://127.0.0.1:8000/v1
+    samples: int = Field(default=5, ge=1)  # aggressive; upstream's infer_example.py: 5
+    min_growth_tokens: int = Field(default=5, ge=0)  # aggressive; upstream: at least the prompt's tokens + 5
+    rounds: int = Field(default=5, ge=1)  # iterative; the paper, section 4.5: up to 5
+    context_tokens: int | None = Field(default=None, ge=1)  # longest sequence; null: what the model's config says
+
+
 class Price(Section):
     """US dollars per million tokens."""
 
@@ -122,6 +148,31 @@ class Model(Section):
     successor: str = ""  # who takes its place once it is no longer served; empty: what chat/models.toml says
     base_url: str = ""  # provider compatible: where it is served, such as http://127.0.0.1:8000/v1
     price: Price | None = None  # where your account page says something else than chat/models.toml
+
+
+class Teacher(Section):
+    provider: str  # mini, recorded (replies that came with the rows), or one of those of Model
+    model: str
+    temperature: float  # upstream: 0.9
+    feedback: bool = True  # false: the ablation of the paper's section 4.6, the teacher sees only the prompt
+    max_new_tokens: int = Field(default=1024, ge=1)  # of comparison and optimized prompt together; ours
+    most_asked: int = Field(default=3, ge=1)  # an unreadable reply is asked for again, so often in all; ours
+    seed: int = 1
+    successor: str = ""
+    base_url: str = ""
+    price: Price | None = None
+
+    @property
+    def as_model(self) -> Model:
+        """The teacher as a model that can be called."""
+        names = {"provider": self.provider, "model": self.model, "successor": self.successor}
+        return Model(name="teacher", stands_for="ChatGPT", base_url=self.base_url, price=self.price, **names)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the teacher decodes: all of the distribution, as upstream."""
+        chosen = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "seed": self.seed}
+        return Decoding(top_p=1.0, batch_size=1, **chosen)
 
 
 class Judging(Section):
@@ -150,7 +201,7 @@ class Profile(Section):
     teacher: Teacher
     filters: Filters
     training: Training | None
-    rewriting: Decoding | None
+    rewriting: Rewriting | None
     answering: Decoding | None
     answer_models: list[Model]
     judges: list[Model]
@@ -195,7 +246,7 @@ def _explain(problem: Any) -> str:
 
 
 def _known_keys() -> list[str]:
-    sections = (Profile, Data, Teacher, Filters, Training, Lora, Decoding, Model, Price, Limits, Judging)
+    sections = (Profile, Source, Data, Teacher, Filters, Training, Lora, Rewriting, Model, Price, Limits, Judging)
     return sorted({name for section in sections for name in section.model_fields})
 
 

@@ -57,7 +57,7 @@ HEAVY = {
     "nbclient",
 }
 HEAVY |= {"aiolimiter", "anyio", "openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tenacity"}
-HEAVY |= {"peft", "tokenizers", "torch", "transformers", "zhipuai"}
+HEAVY |= {"datasketch", "peft", "py3langid", "sacrebleu", "tokenizers", "torch", "transformers", "zhipuai"}
 
 
 def pinned(name: str, python: str, system: str) -> str | None:
