@@ -30,7 +30,7 @@ START_TIMEOUT_S = 60
 LOG = "kernel.log"  # what a kernel prints past Jupyter, such as why it could not start
 LONGEST_SOCKET_PATH = 90  # macOS allows 104 bytes, and the port number is still to come
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-PLACES = ("BPO_RUNS_DIR", "BPO_CACHE_DIR", "BPO_DATA_DIR")
+PLACES = ("BPO_RUNS_DIR", "BPO_CACHE_DIR", "BPO_DATA_DIR", "BPO_HUB_DIR", "BPO_PREFERENCES_DIR")
 # glibc hands large blocks back to the system and a small model on a CPU asks for them again thousands of times; kept,
 # the same work takes less time (benchmarks/allocator.py). Bytes; other C libraries take no notice.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}

@@ -10,6 +10,8 @@ large file that never arrived is refused. Large files come by Git LFS (batch, PU
 shards), whichever the client speaks; small ones stand in the commit itself. Xet's formats: huggingface.co/docs/xet,
 pages upload-protocol, xorb, shard and api; compressed chunks are not read, so send bytes that do not compress.
 `hub.refusals` = {"create": 403} answers that part of the API with this status and the Hub's words for it.
+`hub.datasets` = {(name, commit, path): bytes} is what can be downloaded; names in `hub.gated` are refused, as the Hub
+does where nobody accepted the terms. `in_its_place(monkeypatch, hub, cache)` makes huggingface_hub ask this server.
 """
 
 import base64
@@ -23,6 +25,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 LARGE = (".safetensors", ".model", ".bin", ".pt")  # what a new repository's .gitattributes gives to LFS
 XET_TOKEN = "xet-write-token"
@@ -57,6 +61,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, str, str]] = []
         self.parts: list[str] = []
         self.refusals: dict[str, int] = {}
+        self.datasets: dict[tuple[str, str, str], bytes] = {}
+        self.gated: set[str] = set()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -81,7 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return getattr(self, part)(*found.groups())
         self.answer(404, {"error": "Not found"})
 
-    do_POST = do_PUT = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -104,7 +110,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if text:
                 self.send_header(name, text)
         self.end_headers()
-        self.wfile.write(raw)
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    def dataset(self, name: str, commit: str, path: str) -> None:
+        raw = self.server.datasets.get((name, commit, path))
+        if name in self.server.gated:
+            return self.answer(401, {"error": f"Access to dataset {name} is restricted"}, {"X-Error-Code": "GatedRepo"})
+        if raw is None:
+            return self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(raw)))
+        self.send_header("ETag", f'"{hashlib.sha256(raw).hexdigest()}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(raw)
 
     def create(self) -> None:
         asked = json.loads(self.body)
@@ -199,6 +220,7 @@ ROUTES = (  # what it is called, method and path, whose token it wants
     ("preupload", f"POST /api/models/{NAME}/preupload/main", "hub"),
     ("commit", f"POST /api/models/{NAME}/commit/main", "hub"),
     ("batch", f"POST /{NAME}[.]git/info/lfs/objects/batch", "hub"),
+    ("dataset", f"(?:GET|HEAD) /datasets/{NAME}/resolve/([^/]+)/(.+)", ""),
     ("put", "PUT /storage/([0-9a-f]{64})", ""),  # a signed address of another server, as the real one's
     ("verify", f"POST /{NAME}/verify", "hub"),
     ("xet_token", f"GET /api/models/{NAME}/xet-write-token/main", "hub"),
@@ -257,3 +279,15 @@ def running(token: str) -> Iterator[Hub]:
         hub.shutdown()
         thread.join()
         hub.server_close()
+
+
+def in_its_place(monkeypatch: Any, hub: Hub, cache: Path) -> None:
+    """Let huggingface_hub in this process ask `hub`, with a cache of its own and no token."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the server is on this machine
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

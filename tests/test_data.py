@@ -9,14 +9,15 @@ import re
 import threading
 from pathlib import Path
 
+import fake_hub
 import pytest
 
-from bpo_utils import data, describe, profile
+from bpo_utils import data, describe, download, profile
 from bpo_utils.records import Preference, TestPrompt
 
 BODY = json.dumps([{"prompt": f"Tell me about tea {n}, please. " * 40} for n in range(20)]).encode()
 NAME = "bpo_test.json"
-PINNED = data.Pinned("c0ffee1", "data/testset/bpo_test.json", len(BODY), hashlib.sha256(BODY).hexdigest())
+PINNED = download.Pinned("c0ffee1", "data/testset/bpo_test.json", len(BODY), hashlib.sha256(BODY).hexdigest())
 
 
 class Misbehaving(http.server.BaseHTTPRequestHandler):
@@ -55,7 +56,7 @@ def server(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("BPO_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setitem(data.FILES, NAME, PINNED)
+    monkeypatch.setitem(download.FILES, NAME, PINNED)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Misbehaving)
     server.moods, server.asked, server.url = [], [], f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -75,49 +76,49 @@ def ranges(server) -> list[str]:
 
 
 def test_a_file_is_downloaded_once_from_the_pinned_commit(server, tmp_path):
-    path = data.fetch(NAME, server.url)
-    assert path.read_bytes() == BODY and data.fetch(NAME, server.url) == path
+    path = download.fetch(NAME, server.url)
+    assert path.read_bytes() == BODY and download.fetch(NAME, server.url) == path
     assert server.asked == [("/c0ffee1/data/testset/bpo_test.json", "")]
     assert path.is_relative_to(tmp_path / "cache") and files_left(tmp_path) == {NAME}
 
 
 def test_the_address_can_come_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("BPO_DATA_URL", server.url + "/")
-    assert data.fetch(NAME).read_bytes() == BODY
+    assert download.fetch(NAME).read_bytes() == BODY
 
 
 def test_a_dropped_connection_goes_on_where_it_stopped(server):
     server.moods = ["drop", "drop"]
-    assert data.fetch(NAME, server.url).read_bytes() == BODY
+    assert download.fetch(NAME, server.url).read_bytes() == BODY
     assert ranges(server) == ["", "bytes=700-", "bytes=1400-"]
 
 
 def test_the_next_call_goes_on_where_the_last_one_gave_up(server, tmp_path):
-    server.moods = ["drop"] * data.ATTEMPTS
-    have = 700 * data.ATTEMPTS
+    server.moods = ["drop"] * download.ATTEMPTS
+    have = 700 * download.ATTEMPTS
     with pytest.raises(ConnectionError, match=rf"cut off at {have} of {len(BODY)} bytes .*run again to go on"):
-        data.fetch(NAME, server.url)
+        download.fetch(NAME, server.url)
     assert files_left(tmp_path) == {f"{NAME}.part"}
-    assert data.fetch(NAME, server.url).read_bytes() == BODY
+    assert download.fetch(NAME, server.url).read_bytes() == BODY
     assert ranges(server)[-1] == f"bytes={have}-" and files_left(tmp_path) == {NAME}
 
 
 def test_a_kill_between_the_last_byte_and_the_rename_costs_no_download(server):
-    path = data.fetch(NAME, server.url)
+    path = download.fetch(NAME, server.url)
     path.rename(path.with_name(f"{NAME}.part"))
-    assert data.fetch(NAME, server.url).read_bytes() == BODY and len(server.asked) == 1
+    assert download.fetch(NAME, server.url).read_bytes() == BODY and len(server.asked) == 1
 
 
 @pytest.mark.parametrize("mood", ["no ranges", "other range"])
 def test_a_server_without_proper_ranges_still_gives_the_right_file(server, mood):
     server.moods = ["drop", mood]
-    assert data.fetch(NAME, server.url).read_bytes() == BODY
+    assert download.fetch(NAME, server.url).read_bytes() == BODY
 
 
 def test_a_server_that_ends_early_is_called_truncated(server):
     server.moods = ["short", "missing"]
     with pytest.raises(ConnectionError, match="answered HTTP 404; check the network, or .*BPO_DATA_DIR"):
-        data.fetch(NAME, server.url)
+        download.fetch(NAME, server.url)
     assert ranges(server) == ["", "bytes=500-"]
 
 
@@ -127,33 +128,33 @@ def test_a_wrong_checksum_is_an_error_and_nothing_stays(server, tmp_path, mood):
     with pytest.raises(
         ValueError, match=rf"wrong checksum: sha256 [0-9a-f]{{64}}, expected {PINNED.sha256}.*run again"
     ):
-        data.fetch(NAME, server.url)
+        download.fetch(NAME, server.url)
     assert files_left(tmp_path) == set()
-    assert data.fetch(NAME, server.url).read_bytes() == BODY
+    assert download.fetch(NAME, server.url).read_bytes() == BODY
 
 
 def test_a_file_that_is_too_long_is_not_downloaded_to_its_end(server, monkeypatch):
-    checked, problem = [], data._problem
+    checked, problem = [], download._problem
     monkeypatch.setattr(
-        data, "_problem", lambda path, pinned: checked.append(path.stat().st_size) or problem(path, pinned)
+        download, "_problem", lambda path, pinned: checked.append(path.stat().st_size) or problem(path, pinned)
     )
     server.moods = ["too long"]
     with pytest.raises(ValueError, match="wrong checksum"):
-        data.fetch(NAME, server.url)
+        download.fetch(NAME, server.url)
     assert checked[-1] < 50 * len(BODY)
 
 
 def test_a_damaged_cache_is_mended(server):
-    path = data.fetch(NAME, server.url)
+    path = download.fetch(NAME, server.url)
     path.write_bytes(BODY.replace(b"tea", b"pea"))
-    assert data.fetch(NAME, server.url).read_bytes() == BODY
+    assert download.fetch(NAME, server.url).read_bytes() == BODY
 
 
 def test_an_unreachable_network_is_one_clear_error(server):
     server.shutdown()
     server.server_close()
     with pytest.raises(ConnectionError, match=r"could not reach http://127.*\(ConnectError.*BPO_DATA_DIR"):
-        data.fetch(NAME, server.url)
+        download.fetch(NAME, server.url)
 
 
 def test_a_full_disk_names_the_file(server, monkeypatch):
@@ -166,12 +167,12 @@ def test_a_full_disk_names_the_file(server, monkeypatch):
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match=r"could not write .*bpo_test\.json\.part: No space left.*free some space"):
-        data.fetch(NAME, server.url)
+        download.fetch(NAME, server.url)
 
 
 def test_two_downloads_at_once_share_one(server):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(data.fetch(NAME, server.url))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(download.fetch(NAME, server.url))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -182,21 +183,21 @@ def test_two_downloads_at_once_share_one(server):
 def test_a_local_folder_needs_no_network(server, tmp_path, monkeypatch):
     monkeypatch.setenv("BPO_DATA_DIR", str(tmp_path))
     (tmp_path / NAME).write_bytes(BODY)
-    assert data.fetch(NAME, server.url) == tmp_path / NAME and not server.asked
+    assert download.fetch(NAME, server.url) == tmp_path / NAME and not server.asked
 
 
 def test_a_local_folder_with_faults_says_which(server, tmp_path, monkeypatch):
     monkeypatch.setenv("BPO_DATA_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"bpo_test\.json is missing; put it there or unset BPO_DATA_DIR"):
-        data.fetch(NAME)
+        download.fetch(NAME)
     (tmp_path / NAME).write_bytes(BODY[:-9])
     with pytest.raises(ValueError, match=rf"truncated: {len(BODY) - 9} of {len(BODY)} bytes; take .* at c0ffee1"):
-        data.fetch(NAME)
+        download.fetch(NAME)
     (tmp_path / NAME).write_bytes(BODY.replace(b"tea", b"pea"))
     with pytest.raises(
         ValueError, match=r"wrong checksum.*; take data/testset/bpo_test\.json of thu-coai/BPO at c0ffee1"
     ):
-        data.fetch(NAME)
+        download.fetch(NAME)
 
 
 def pin(monkeypatch, folder: Path, name: str, text: str) -> None:
@@ -204,7 +205,9 @@ def pin(monkeypatch, folder: Path, name: str, text: str) -> None:
     monkeypatch.setenv("BPO_DATA_DIR", str(folder))
     (folder / name).write_text(text, encoding="utf-8")
     raw = text.encode()
-    monkeypatch.setitem(data.FILES, name, data.Pinned("c0ffee1", name, len(raw), hashlib.sha256(raw).hexdigest()))
+    monkeypatch.setitem(
+        download.FILES, name, download.Pinned("c0ffee1", name, len(raw), hashlib.sha256(raw).hexdigest())
+    )
 
 
 VAL = {"instruction": "Sum up", "good_res": "g", "bad_res": "b", "comparison": "Good is good.\n\n", "source": "oasst1"}
@@ -268,40 +271,163 @@ def test_train_rows_are_cut(tmp_path, monkeypatch):
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(ValueError, match=r"data\.source is 'hubb' in profile recorded; use miniature, recorded or hub"):
+    with pytest.raises(
+        ValueError, match=r"data\.source is 'hubb' in profile recorded; use miniature, recorded, hub, raw"
+    ):
         data.load_preferences(cut("recorded", source="hubb"))
 
 
-def test_hub_rows_come_through_the_hub_client(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the server is on this machine
-    monkeypatch.setattr(data, "HUB_COLUMNS", ("prompt",))
-    rows = data._hub_rows(server.url)
-    assert rows == json.loads(BODY)
-    assert "/datasets/THUDM/BPO/resolve/main/train.json" in [path for path, _ in server.asked]
+@pytest.mark.parametrize("moods", [[], ["drop", "drop"]])
+def test_a_file_of_unknown_size_is_downloaded_whole(server, monkeypatch, moods):
+    monkeypatch.setitem(download.UNCHECKED, "train.json", download.Pinned("c0ffee1", "train.json", None, None))
+    server.moods = list(moods)
+    assert download.fetch("train.json", server.url).read_bytes() == BODY
+    assert download.fetch("train.json", server.url) and len(server.asked) == len(moods) + 1
 
 
-def test_a_hub_without_the_file_is_one_clear_error(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the server is on this machine
-    server.moods = ["missing"] * 9
-    with pytest.raises(ConnectionError, match=r"file train\.json from the Hub \(\w+Error: "):
-        data._hub_rows(server.url)
+def test_a_file_of_unknown_size_that_never_ends_is_an_error(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(download.UNCHECKED, "train.json", download.Pinned("c0ffee1", "train.json", None, None))
+    server.moods = ["drop"] * download.ATTEMPTS
+    with pytest.raises(ConnectionError, match=r"was cut off at 2100 bytes .*run again"):
+        download.fetch("train.json", server.url)
+    assert download.fetch("train.json", server.url).read_bytes() == BODY
+    assert ranges(server)[-1] == ""  # whether the part was complete could not be told
 
 
-def test_an_unreachable_hub_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+def test_raw_rows_are_the_training_file_of_the_same_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("BPO_DATA_DIR", str(tmp_path))
+    text = json.dumps([VAL | {"instruction": f"请总结 {n}"} for n in range(6)], ensure_ascii=False)
+    (tmp_path / "train.json").write_text(text, encoding="utf-8")
+    loaded = data.load(cut("recorded", source="raw", validation_rows=2))
+    reply = "Good is good.\n\nOptimized Instruction: Sum up well [END]"
+    assert loaded.rows[0] == Preference("train-00002", "请总结 1", "", "g", "b", "oasst1", reply)
+    assert [row.id for row in loaded.validation] == ["train-00001", "train-00004"]
+    assert [row.id for row in loaded.rows] == ["train-00002", "train-00003", "train-00005", "train-00006"]
+    found = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    assert loaded.provenance == {"source": "raw", "commit": download.FIRST, "files": {"train.json": found}}
+    with pytest.raises(ValueError, match=r"data\.validation_rows of profile recorded is 6; there are 6 rows in all"):
+        data.load_validation(cut("recorded", source="raw", validation_rows=6))
+
+
+def test_a_raw_file_of_the_hub_s_form_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("BPO_DATA_DIR", str(tmp_path))
+    (tmp_path / "train.json").write_bytes(HUB_FILES["train.json"])
+    with pytest.raises(ValueError, match=r"train\.json, row 1: no text in column instruction, .*it has prompt, optimi"):
+        data.load_preferences(cut("recorded", source="raw"))
+
+
+def test_recorded_has_no_validation_rows(tmp_path, monkeypatch):
+    pin(monkeypatch, tmp_path, "val.json", json.dumps([VAL]))
+    with pytest.raises(ValueError, match="source recorded has no validation rows; set them to 0"):
+        data.load_validation(cut("recorded", validation_rows=1))
+
+
+HUB_ROW = {"optimized_prompt": "o", "good_res": "g", "bad_res": "b"}
+HUB_FILES = {
+    name: json.dumps([{"prompt": f"茶 {n}\u2028", **HUB_ROW} for n in range(count)], ensure_ascii=False).encode()
+    for name, count in {"train.json": 5, "val.json": 3, "test.json": 2}.items()
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    for name in ("BPO_HUB_DIR", "BPO_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BPO_CACHE_DIR", str(tmp_path / "cache"))
+    known = download.FILES["bpo_test.json"]._replace(sha256=hashlib.sha256(HUB_FILES["test.json"]).hexdigest())
+    monkeypatch.setitem(download.FILES, "bpo_test.json", known)
+    with fake_hub.running(token="unused") as hub:
+        hub.datasets = {(data.HUB_DATASET, data.HUB_REVISION, name): raw for name, raw in HUB_FILES.items()}
+        fake_hub.in_its_place(monkeypatch, hub, tmp_path / "hub")
+        yield hub
+
+
+def from_hub(**changes) -> profile.Profile:
+    return cut("recorded", source="hub", train_rows=None, **changes)
+
+
+def check_hub_rows(loaded: data.Loaded) -> None:
+    reply = "Optimized Instruction: o [END]"
+    assert [row.id for row in loaded.rows] == [f"train-0000{n}" for n in range(1, 6)]
+    assert loaded.rows[1] == Preference("train-00002", "茶 1\u2028", "", "g", "b", "THUDM/BPO", reply)
+    assert [row.id for row in loaded.validation] == ["validation-00001", "validation-00002"]
+    assert loaded.provenance["rows"] == {"train": 5, "validation": 3, "test": 2}
+    assert loaded.provenance["files"]["val.json"]["sha256"] == hashlib.sha256(HUB_FILES["val.json"]).hexdigest()
+
+
+def test_the_three_splits_come_from_the_pinned_commit_once(hub):
+    loaded = data.load(from_hub(validation_rows=2))
+    check_hub_rows(loaded)
+    assert loaded.provenance["revision"] == data.HUB_REVISION and re.fullmatch("[0-9a-f]{40}", data.HUB_REVISION)
+    asked = [path for _, path, _ in hub.requests if "/resolve/" in path]
+    assert asked and all(f"/datasets/THUDM/BPO/resolve/{data.HUB_REVISION}/" in path for path in asked)
+    hub.requests.clear()
+    assert data.load(from_hub(validation_rows=2)) == loaded and hub.requests == []
+
+
+def test_a_folder_stands_in_for_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("BPO_HUB_DIR", str(tmp_path / "own [1]"))
+    (tmp_path / "own [1]").mkdir()
+    for name, raw in HUB_FILES.items():
+        with pytest.raises(
+            FileNotFoundError, match=rf"{name}.* is not in .*own \[1\]; put it there .*unset BPO_HUB_DIR"
+        ):
+            data.load_preferences(from_hub())
+        (tmp_path / "own [1]" / name).write_bytes(raw)
+    check_hub_rows(data.load(from_hub(validation_rows=2)))
+    assert hub.requests == []
+
+
+def test_another_test_split_is_refused_with_both_hashes(hub):
+    hub.datasets[data.HUB_DATASET, data.HUB_REVISION, "test.json"] = b"[]"
+    digests = [hashlib.sha256(b"[]").hexdigest(), download.FILES["bpo_test.json"].sha256]
+    with pytest.raises(ValueError, match=rf"test\.json .*sha256 {digests[0]}, expected {digests[1]}; take THUDM/BPO"):
+        data.load_preferences(from_hub())
+
+
+NO_COLUMN = (b'[{"prompt": "p", "good_res": "g", "bad_res": "b"}]', "row 1: no text in column optimized_prompt; it has")
+
+
+@pytest.mark.parametrize(("raw", "words"), [NO_COLUMN, (b'[{"prompt": "p"}, {"pro', ": not readable as json .*again")])
+def test_a_split_without_a_column_or_cut_off_is_named(hub, raw, words):
+    hub.datasets[data.HUB_DATASET, data.HUB_REVISION, "val.json"] = raw
+    with pytest.raises(ValueError, match=rf"val\.json.*{words}"):
+        data.load_preferences(from_hub())
+
+
+def test_a_hub_without_the_file_or_out_of_reach_is_one_clear_error(hub, tmp_path, monkeypatch):
+    del hub.datasets[data.HUB_DATASET, data.HUB_REVISION, "val.json"]
+    with pytest.raises(
+        ConnectionError, match=r"file val\.json from the Hub \(\w+Error: .*check the network, or set BPO_HUB"
+    ):
+        data.load_preferences(from_hub())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # a dead address would be tried for 20 s
-    with pytest.raises(ConnectionError, match=r"THUDM/BPO, revision main, file train\.json .*check the network"):
-        data._hub_rows()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other"))
+    with pytest.raises(ConnectionError, match=r"THUDM/BPO, revision \w{40}, file train\.json .*check the network"):
+        data.load_preferences(from_hub())
 
 
-def test_a_hub_row_keeps_the_published_prompt_as_its_reply(monkeypatch):
-    row = {"prompt": "p", "optimized_prompt": "o", "good_res": "g", "bad_res": "b"}
-    monkeypatch.setattr(data, "_hub_rows", lambda: [row])
-    assert data.load_preferences(profile.load("paper")) == [
-        Preference("train-00001", "p", "", "g", "b", "THUDM/BPO", "Optimized Instruction: o [END]")
-    ]
+def test_preferences_come_from_the_named_sources(tmp_path, monkeypatch):
+    monkeypatch.setenv("BPO_PREFERENCES_DIR", str(tmp_path))
+    rows = [{"prompt": f"泡茶 {n}", "good": "好", "bad": "坏", "source": "课堂"} for n in range(8)] + [{}]
+    rows[-1] = {"prompt": "p", "good": "same", "bad": "same"}
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    named = [profile.Source(name="own", files=["a.jsonl"])]
+    loaded = data.load(cut("recorded", source="preferences", preferences=named, validation_rows=2))
+    assert loaded.rows[0] == Preference("own-00002", "泡茶 1", "", "好", "坏", "课堂")
+    assert [row.id for row in loaded.validation] == ["own-00001", "own-00005"] and len(loaded.rows) == 6
+    counts = loaded.provenance["sources"]["own"]
+    assert (counts["read"], counts["usable"], counts["skipped"]) == (9, 8, {"both replies are the same": 1})
+    assert json.loads(json.dumps(loaded.provenance)) == loaded.provenance
+    with pytest.raises(ValueError, match=r"data\.preferences must name a source"):
+        data.load_preferences(cut("recorded", source="preferences"))
+
+
+def test_the_miniature_is_held_apart_as_before():
+    loaded = data.load(profile.load("mini"))
+    assert loaded.provenance == {"source": "miniature"} and loaded.rows == data.load_preferences(profile.load("mini"))
+    assert not {row.id for row in loaded.rows} & {row.id for row in loaded.validation}
 
 
 PAIRS = [("tea", "Explain tea well"), ("a b", " a b\n"), ("a b c d", "a b")]
