@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpo_utils import data, pairs, paths, profile, records, tokens, train
+from bpo_utils import data, filters, pairs, paths, profile, records, teacher, tokens, train
 from bpo_utils.training import batches, flops, log, setup, stop
 
 sys.path.append(str(paths.ROOT / "tests"))
@@ -115,8 +115,8 @@ class Meter:
 def real_pairs() -> list[records.Pair]:
     """The pairs that notebook 02 makes of BPO's 300 validation rows."""
     run = profile.load("recorded")
-    rows = data.load_preferences(run)
-    return pairs.build_pairs(rows, pairs.replay(rows), run)[0]
+    rows = filters.before(data.load_preferences(run), run.filters)[0]
+    return pairs.build_pairs(rows, teacher.replay(rows), run.filters)[0]
 
 
 def make_base(folder: Path, sizes: dict[str, Any]) -> str:

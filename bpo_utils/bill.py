@@ -1,13 +1,13 @@
-"""What notebook 05 will call and what that costs, before anything is sent. Like it, above `chat` and `judge`."""
+"""What notebooks 02 and 05 will call and what that costs, before anything is sent. Like them, above the stages."""
 
 import math
 from collections.abc import Iterable
 
-from bpo_utils import chat, judge
+from bpo_utils import chat, filters, judge, teacher
 from bpo_utils.chat import capabilities, money, wire
 from bpo_utils.chat.store import Store
 from bpo_utils.profile import Model, Profile
-from bpo_utils.records import Answer, Rewrite, TestPrompt
+from bpo_utils.records import Answer, Preference, Rewrite, TestPrompt
 
 LETTERS_PER_TOKEN = 4  # of answers that are not there yet, to guess how long the judge's prompts will be
 
@@ -33,6 +33,22 @@ def costs(run: Profile, prompts: list[TestPrompt], rewrites: list[Rewrite], call
             plain = run.model_copy(update={"judging": run.judging.model_copy(update={"hardened": False})})
             lines += _judging(plain, "plain prompt", items[: judge.SHIFT_SAMPLE], store, calls)
         return lines
+    finally:
+        if store:
+            store.db.close()
+
+
+def teaching(run: Profile, rows: list[Preference], model: Model, calls: chat.Calls) -> list[money.Cost]:
+    """One line: what it costs to ask the teacher about the rows that the filters let through.
+
+    `model`: the teacher, or who takes its place (`served.resolve_teacher`). Replies that have to be asked for again
+    are not foreseen; each costs about as much once more, and the cap holds for them too.
+    """
+    prompts = [teacher.teacher_prompt(row, run.teacher.feedback) for row in filters.before(rows, run.filters)[0]]
+    asked = [wire.request(model, prompt, run.teacher.decoding) for prompt in prompts]
+    store = Store(calls.store) if calls.store.exists() else None
+    try:
+        return [money.cost("teacher", model, asked, store, _share(model, calls))]
     finally:
         if store:
             store.db.close()

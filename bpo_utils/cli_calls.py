@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 from bpo_utils import paths
 
 if TYPE_CHECKING:  # what they import is not for `bpo --help` to wait for
+    from bpo_utils.chat import Calls
     from bpo_utils.judgments import Run
     from bpo_utils.notebook import Notebook
     from bpo_utils.profile import Profile
 
-STAGE = "05"  # the notebook that makes calls
+STORES = {  # of the notebooks that make calls: the teacher; answer models and judges
+    "02": Path("02_pairs/calls.sqlite"),
+    "05": Path("05_judging/calls.sqlite"),
+}
+STAGES = tuple(STORES)
 MODES = ("online", "batch", "replay")
 
 
@@ -37,7 +42,8 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     calls = commands.add_parser("calls", help="the store of calls: what it holds; export, import, salvage")
     calls.add_argument("action", choices=("status", "export", "import", "salvage"))
     calls.add_argument("file", nargs="?", type=Path, metavar="FILE", help="JSON Lines to write or to read")
-    calls.add_argument("--store", type=Path, metavar="FILE", help="the store (default: the profile's calls.sqlite)")
+    calls.add_argument("--stage", choices=STAGES, default="05", help="whose store: notebook 02 (the teacher) or 05")
+    calls.add_argument("--store", type=Path, metavar="FILE", help="a store that lies elsewhere")
     pages = commands.add_parser("judgments", help="a page of all judgments to filter and read; pairs to label by hand")
     pages.add_argument("--rewriters", default="bpo", metavar="NAMES", help="names with commas, or all (default: bpo)")
     pages.add_argument("--to", type=Path, metavar="FILE", help="where the page goes (default: the run's 05_judging)")
@@ -55,13 +61,16 @@ def agreed(run: Profile, arguments: argparse.Namespace) -> Callable[[Notebook], 
     """
 
     def before(notebook: Notebook) -> dict[str, object]:
-        if notebook.number != STAGE or "max_usd" not in notebook.parameters or not _remote(run):
+        if "max_usd" not in notebook.parameters or notebook.number not in _stages(run):
             return {}
         from bpo_utils import bill
         from bpo_utils.chat import money
 
-        text, lines, spent = plan(run, arguments.calls)
-        cap = bill.default_cap(lines, spent) if arguments.max_usd is None else arguments.max_usd
+        text, lines, spent = plan(run, arguments.calls, notebook.number)
+        cap = bill.default_cap(lines, spent)
+        if arguments.max_usd is not None:  # for the whole run: what the other notebook has spent is gone
+            elsewhere = [_calls(run, stage, "online") for stage in STAGES if stage != notebook.number]
+            cap = max(0.0, arguments.max_usd - sum(map(bill.spent, elsewhere)))
         if money.total(lines, "worst") != 0.0 and arguments.calls != "replay":
             print(text)
             _ask(cap, arguments)
@@ -70,16 +79,47 @@ def agreed(run: Profile, arguments: argparse.Namespace) -> Callable[[Notebook], 
     return before
 
 
-def plan(run: Profile, mode: str) -> tuple[str, list[Any], float]:
-    """(the plan as text, its lines, US dollars spent so far) of a profile's calls. Raises WrongUse without rewrites."""
-    from bpo_utils import bill, chat, records
+def plan(run: Profile, mode: str, stage: str = "05") -> tuple[str, list[Any], float]:
+    """(the plan as text, its lines, US dollars spent so far) of the calls of one notebook, 02 or 05.
+
+    Raises WrongUse if the files that it would read are missing, or if it makes no calls.
+    """
+    return _teaching(run, mode) if stage == "02" else _judging(run, mode)
+
+
+def _calls(run: Profile, stage: str, mode: str) -> Calls:
+    from bpo_utils.chat import Calls
+
+    return Calls(paths.run_dir(run.name) / STORES[stage], mode, limits=run.limits)
+
+
+def _teaching(run: Profile, mode: str) -> tuple[str, list[Any], float]:
+    from bpo_utils import bill, records
     from bpo_utils.chat import money, served
     from bpo_utils.notebook import WrongUse
 
-    folder = paths.run_dir(run.name)
+    folder, calls = paths.run_dir(run.name), _calls(run, "02", mode)
+    try:
+        files = [folder / "01_data" / f"{name}.jsonl" for name in ("train", "validation")]
+        rows = [row for file in files for row in records.read_rows(file, records.Preference)]
+        model, found = served.resolve_teacher(run, calls)
+    except FileNotFoundError as error:
+        raise WrongUse(f"the plan needs the preference rows: {error}") from error
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    lines, spent = bill.teaching(run, rows, model, calls), bill.spent(calls)
+    told = f"{found}\n\n{money.table(lines)}\n\nSpent so far: ${spent:.4f}. "
+    return told + "Unreadable replies are asked for again, which is not foreseen here.", lines, spent
+
+
+def _judging(run: Profile, mode: str) -> tuple[str, list[Any], float]:
+    from bpo_utils import bill, records
+    from bpo_utils.chat import money, served
+    from bpo_utils.notebook import WrongUse
+
+    folder, calls = paths.run_dir(run.name), _calls(run, "05", mode)
     if not run.answering or not (run.answer_models or run.judges):
         raise WrongUse(f"profile {run.name} makes no calls")
-    calls = chat.Calls(folder / "05_judging" / "calls.sqlite", mode, limits=run.limits)
     try:
         rewrites = records.read_rows(folder / "04_inference" / "rewrites.jsonl", records.Rewrite)
         sets = dict.fromkeys(row.test_set for row in rewrites)
@@ -98,8 +138,10 @@ def plan(run: Profile, mode: str) -> tuple[str, list[Any], float]:
 
 
 def dry_run(run: Profile, arguments: argparse.Namespace) -> int:
-    """`bpo run --dry-run`."""
-    print(plan(run, arguments.calls)[0])
+    """`bpo run --dry-run`, for the notebook of --only, else for the one with most calls."""
+    stages = _stages(run)
+    chosen = arguments.only or (stages[-1] if stages else STAGES[-1])
+    print(plan(run, arguments.calls, chosen)[0])
     return 0
 
 
@@ -109,7 +151,7 @@ def calls(arguments: argparse.Namespace) -> int:
     from bpo_utils.chat.store import Store
     from bpo_utils.notebook import WrongUse
 
-    store = arguments.store or paths.run_dir(arguments.profile) / "05_judging" / "calls.sqlite"
+    store = arguments.store or paths.run_dir(arguments.profile) / STORES[arguments.stage]
     if arguments.action != "status" and arguments.file is None:
         raise WrongUse(f"bpo calls {arguments.action} needs a FILE")
     if arguments.action != "import" and not store.exists():
@@ -166,8 +208,11 @@ def _agreement(labels: list[dict[str, str]], run: Run) -> str:
     return progress.columns([shown, *cells], right_from=1)
 
 
-def _remote(run: Profile) -> bool:
-    return any(model.provider != "mini" for model in (*run.answer_models, *run.judges))
+def _stages(run: Profile) -> list[str]:
+    """The notebooks of a profile that send something to a model outside the miniature."""
+    models = {"02": [run.teacher.as_model], "05": [*run.answer_models, *run.judges]}
+    inside = ("mini", "recorded")
+    return [stage for stage in STAGES if any(model.provider not in inside for model in models[stage])]
 
 
 def _ask(cap: float, arguments: argparse.Namespace) -> None:

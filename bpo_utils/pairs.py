@@ -1,38 +1,23 @@
-"""From preference rows to training pairs: teacher prompt, reply parsing, context put back, filters (paper, 3.2)."""
+"""From a preference row and its teacher's reply to a training pair: parsing, limits, context put back (paper, 3.2)."""
 
 import ast
 import random
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-from bpo_utils.profile import Profile
-from bpo_utils.records import REPLY_END, REPLY_MARKER, Pair, Preference, Rejected
+from bpo_utils import segment
+from bpo_utils.profile import Filters
+from bpo_utils.records import REPLY_END, REPLY_MARKER, Pair, Preference, Rejected, Reply
 
-NO_MARKER, NO_END, EMPTY, LEAKED = "no marker", "no end mark", "empty instruction", "leaked marker"
-BEFORE = ("empty prompt", "too short", "duplicate prompt", "good equals bad")
-AFTER = (NO_MARKER, NO_END, EMPTY, LEAKED, "shrinks too much", "grows too much", "context lost")
-
-ASK = """Compare the two responses first. Is each correct, that is, does it do what the instruction asks and is what \
-it says right? This counts most. How helpful is it, in depth, creativity and coherence? Is it harmless?
-Then act as an expert in writing prompts: rewrite the instruction so that it brings about responses like the good one \
-and not like the bad one."""
-RULES_CONTEXT = (
-    "Keep every piece of information that the instruction holds.",
-    "Do not turn details of the good response into new requirements; use them as examples at most.",
-    "Rewrite the instruction only. Neither change the context nor copy it into the instruction, and do not answer.",
-    "Keep the meaning of the instruction and what its author wants.",
+NO_REPLY, NO_MARKER, NO_END, EMPTY, LEAKED = (
+    "no reply",  # refused, empty, or the teacher prompt was too long
+    "no marker",
+    "no end mark",
+    "empty instruction",
+    "leaked marker",
 )
-RULES_NO_CONTEXT = (
-    "If the instruction is unsafe, rewrite it into a wholly safe and harmless one on the same topic.",
-    RULES_CONTEXT[0],
-    RULES_CONTEXT[1],
-    "Some parts of the instruction may be marked as protected; they must stay exactly as they are.",
-    "Never answer the instruction.",
-    RULES_CONTEXT[3],
-)
-FORM = f"Reply in this form and write nothing after the end mark:\nComparison: ...\n{REPLY_MARKER} ... {REPLY_END}"
+SHRINKS, GROWS, CONTEXT_LOST = "shrinks too much", "grows too much", "context lost"
+AFTER = (NO_REPLY, NO_MARKER, NO_END, EMPTY, LEAKED, SHRINKS, GROWS, CONTEXT_LOST)
 
 # Upstream's six ways to join instruction and context, with its probabilities. Only its corrected script quotes the
 # context; the one that made the published data put the quotes around the instruction (OLD_FORM).
@@ -48,50 +33,6 @@ class MalformedReply(ValueError):
     def __init__(self, reason: str, reply: str):
         super().__init__(f"{reason} in the teacher's reply that ends {reply[-60:]!r}")
         self.reason = reason
-
-
-class TeacherFields(NamedTuple):
-    prompt: str
-    context: str
-    bad: str
-    good: str
-
-
-def teacher_prompt(row: Preference) -> str:
-    """The prompt that asks a teacher to compare two responses and rewrite the instruction, with or without context.
-
-    Own wording; order of the fields (bad response first), aspects and constraints follow the paper's Figure 6.
-    """
-    return _teacher_text(TeacherFields(row.prompt, row.context, row.bad, row.good))
-
-
-def parse_teacher_prompt(text: str) -> TeacherFields:
-    """The fields of a teacher prompt, exactly as they went in. Raises ValueError for any other text."""
-    block = r"\n(?P=quote)\n(.*?)\n(?P=quote)\n\n"
-    first = r"Instruction:\n(?P<quote>\"{3,})\n(.*?)\n(?P=quote)\n\n"
-    match = re.search(f"{first}(?:Context:{block})?Bad response:{block}Good response:{block}", text, re.DOTALL)
-    fields = TeacherFields(match[2], match[3] or "", match[4], match[5]) if match else None
-    if fields and _teacher_text(fields) == text:
-        return fields
-    raise ValueError(f"not a teacher prompt, it begins {text[:60]!r}; make it with pairs.teacher_prompt")
-
-
-def _teacher_text(fields: TeacherFields) -> str:
-    # a fence longer than any run of quotes inside, so that no text can end its own block
-    longest = max(len(run) for field in fields for run in re.findall(r'"*', field))
-    quote = '"' * max(3, longest + 1)
-    given = {"Instruction": fields.prompt, "Bad response": fields.bad, "Good response": fields.good}
-    if fields.context:
-        given = {"Instruction": fields.prompt, "Context": fields.context} | given
-    blocks = [f"{name}:\n{quote}\n{text}\n{quote}" for name, text in given.items()]
-    rules = RULES_CONTEXT if fields.context else RULES_NO_CONTEXT
-    numbered = "Rules:\n" + "\n".join(f"{number}. {rule}" for number, rule in enumerate(rules, 1))
-    return "\n\n".join(["An instruction got these two responses.", *blocks, ASK, numbered, FORM])
-
-
-def teacher_reply(comparison: str, optimized: str) -> str:
-    """A reply in the form that the teacher prompt asks for: comparison, marker, optimized instruction, end mark."""
-    return f"{comparison.strip()}\n\n{REPLY_MARKER} {optimized} {REPLY_END}"
 
 
 def parse_reply(reply: str, leaked: Sequence[str] = ("[protected",)) -> str:
@@ -179,23 +120,23 @@ def _join(form: str, instruction: str, context: str) -> str:
     return form.format(i=instruction, c=context).strip()
 
 
-def _rng(row_id: str) -> random.Random:
+def context_rng(row_id: str) -> random.Random:
+    """Random numbers for the place of a row's context."""
     return random.Random(f"context form of {row_id}")  # by row, so that neither order nor filters change the others
 
 
-def replay(rows: Sequence[Preference]) -> list[str]:
-    """The recorded replies, one per row. Raises ValueError that names the first row without one."""
-    if missing := [row.id for row in rows if not row.reply]:
-        raise ValueError(
-            f"{len(missing)} rows have no recorded reply, first {missing[0]}; ask a teacher for them instead"
-        )
-    return [row.reply for row in rows]
+def all_forms(row: Preference, optimized: str) -> set[tuple[str, str]]:
+    """Every pair that the context rule can make of a row, in whichever form (upstream's old one too)."""
+    if not row.context or _holds(optimized, row.context) or not _any_form(row.prompt, optimized):
+        return {put_context_back(row.prompt, optimized, row.context, context_rng(row.id))}
+    sides = (row.prompt, optimized)
+    return {tuple(_join(form, side, row.context) for side in sides) for form in (*FORMS, OLD_FORM)}
 
 
 def build_pairs(
-    rows: Sequence[Preference], replies: Sequence[str], profile: Profile
-) -> tuple[list[Pair], list[Rejected], list[dict[str, Any]]]:
-    """Training pairs, rejected rows with their reasons, and the waterfall [{filter, removed, kept}] in filter order.
+    rows: Sequence[Preference], replies: Sequence[Reply], filters: Filters
+) -> tuple[list[Pair], list[Rejected]]:
+    """Training pairs, and the rows that gave none, each with its reason (one of AFTER).
 
     `replies[k]` is the teacher's reply to `rows[k]`. The two length rules hold for rows without context only, as
     upstream's; leaked markers are refused everywhere. Raises ValueError if the two lists differ in length.
@@ -204,97 +145,26 @@ def build_pairs(
         raise ValueError(
             f"{len(rows)} rows but {len(replies)} replies; there must be one reply per row, in the same order"
         )
-    pairs, rejected = [], []
-    seen: set[str] = set()
-    for row, reply in zip(rows, replies, strict=True):
-        outcome = _refused_before(row, profile, seen) or _pair_or_refusal(row, reply, profile)
-        (pairs if isinstance(outcome, Pair) else rejected).append(outcome)
-    return pairs, rejected, _waterfall(len(rows), rejected)
+    outcomes = [_pair_or_refusal(row, reply, filters) for row, reply in zip(rows, replies, strict=True)]
+    pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
+    return pairs, [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
 
 
-def _refused_before(row: Preference, profile: Profile, seen: set[str]) -> Rejected | None:
-    words = len(row.prompt.split())
-    key = " ".join(f"{row.prompt}\n{row.context}".lower().split())
-    if not words:
-        return Rejected(row.id, "empty prompt", row.prompt)
-    if words < profile.filters.min_prompt_words:
-        return Rejected(row.id, "too short", row.prompt)
-    if key in seen:
-        return Rejected(row.id, "duplicate prompt", row.prompt)
-    seen.add(key)
-    if row.good.strip() == row.bad.strip():
-        return Rejected(row.id, "good equals bad", row.good)
-    return None
-
-
-def _pair_or_refusal(row: Preference, reply: str, profile: Profile) -> Pair | Rejected:
+def _pair_or_refusal(row: Preference, reply: Reply, filters: Filters) -> Pair | Rejected:
+    if reply.outcome != "answered":
+        return Rejected(row.id, NO_REPLY, reply.text, reply.outcome)
     try:
-        optimized = parse_reply(reply, profile.filters.leaked_markers)
+        optimized = parse_reply(reply.text, filters.leaked_markers)
     except MalformedReply as error:
-        return Rejected(row.id, error.reason, reply)
+        return Rejected(row.id, error.reason, reply.text)
     if not row.context:
-        before, after = len(row.prompt.split()), len(optimized.split())
-        if before / after > profile.filters.max_shrink:
-            return Rejected(row.id, "shrinks too much", optimized)
-        if after / before > profile.filters.max_growth:
-            return Rejected(row.id, "grows too much", optimized)
-    prompt, optimized = put_context_back(row.prompt, optimized, row.context, _rng(row.id))
+        before, after = len(segment.words(row.prompt)), len(segment.words(optimized))
+        if before / after > filters.max_shrink:
+            return Rejected(row.id, SHRINKS, optimized, f"{before} words, then {after}")
+        if after / before > filters.max_growth:
+            return Rejected(row.id, GROWS, optimized, f"{before} words, then {after}")
+    prompt, optimized = put_context_back(row.prompt, optimized, row.context, context_rng(row.id))
     # upstream's "already holds it" looks for letters: the context "art" is in "start", and then it would be lost
     if row.context and not re.search(rf"(?<!\w){re.escape(row.context.strip())}(?!\w)", optimized, re.IGNORECASE):
-        return Rejected(row.id, "context lost", optimized)
+        return Rejected(row.id, CONTEXT_LOST, optimized)
     return Pair(row.id, prompt, optimized, row.source)
-
-
-def _waterfall(total: int, rejected: Sequence[Rejected]) -> list[dict[str, Any]]:
-    removed = Counter(row.reason for row in rejected)
-    steps, kept = [{"filter": "all rows", "removed": 0, "kept": total}], total
-    for name in (*BEFORE, *AFTER):
-        kept -= removed[name]
-        steps.append({"filter": name, "removed": removed[name], "kept": kept})
-    return steps
-
-
-def agreement(rows: Sequence[Preference], published: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """How far our parser and context rule agree with upstream's columns, before any length filter.
-
-    `published`: (optimized_prompt, final_input, final_output) by row id. Returns the counts `rows`, `parsed`,
-    `with_context`, `optimized_exact`, `pair_exact` (both sides, letter by letter), `pair_same_pieces` (in whichever
-    form the random choice fell), `rule_same_pieces` (our context rule fed with the published optimized prompt) and
-    `differences`: [{id, kind, ours, published}], kind `malformed`, `white space`, `quotes`, `commentary`, `other`, or
-    `pair` where only the pair differs. The replies were put together from the published columns, so
-    `optimized_exact` says what our parser takes off that upstream's left on, not how the raw replies would fare.
-    """
-    names = ("rows", "parsed", "with_context", "optimized_exact", "pair_exact", "pair_same_pieces", "rule_same_pieces")
-    counts = Counter(dict.fromkeys(names, 0))
-    differences = []
-    for row in rows:
-        theirs, *final = published[row.id]
-        counts.update(rows=1, with_context=bool(row.context), rule_same_pieces=tuple(final) in _all_forms(row, theirs))
-        try:
-            ours = parse_reply(row.reply)
-        except MalformedReply as error:
-            differences.append({"id": row.id, "kind": "malformed", "ours": error.reason, "published": theirs})
-            continue
-        exact = put_context_back(row.prompt, ours, row.context, _rng(row.id)) == tuple(final)
-        same = tuple(final) in _all_forms(row, ours)
-        counts.update(parsed=1, optimized_exact=ours == theirs, pair_exact=exact, pair_same_pieces=same)
-        if ours != theirs:
-            differences.append({"id": row.id, "kind": _kind(ours, theirs), "ours": ours, "published": theirs})
-        elif not same:
-            differences.append({"id": row.id, "kind": "pair", "ours": ours, "published": final[1]})
-    return {**counts, "differences": differences}
-
-
-def _all_forms(row: Preference, optimized: str) -> set[tuple[str, str]]:
-    if not row.context or _holds(optimized, row.context) or not _any_form(row.prompt, optimized):
-        return {put_context_back(row.prompt, optimized, row.context, _rng(row.id))}
-    sides = (row.prompt, optimized)
-    return {tuple(_join(form, side, row.context) for side in sides) for form in (*FORMS, OLD_FORM)}
-
-
-def _kind(ours: str, theirs: str) -> str:
-    if ours == theirs.strip():
-        return "white space"
-    if ours == theirs.strip().strip("\"'"):
-        return "quotes"
-    return "commentary" if ours in theirs else "other"

@@ -61,22 +61,27 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A preference row that gave no pair: which filter removed it and the text the filter looked at."""
+    """A preference row that gave no pair: which filter removed it, the text it looked at, and what it measured."""
 
     id: str
     reason: str
     text: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One test prompt (with its context) and what a rewriter made of it. `rewriter`: bpo, or a control's name."""
+    """One test prompt (with its context) and what a rewriter made of it. `rewriter`: bpo, or a control's name.
+
+    `outcome`: what is to be counted of it, in words (rewrite.MARKS), such as `cut` or `unchanged`; mostly nothing.
+    """
 
     id: str
     test_set: str
     rewriter: str
     prompt: str
     optimized_prompt: str
+    outcome: str = ""
 
 
 @dataclass(frozen=True)

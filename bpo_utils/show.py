@@ -40,8 +40,11 @@ def waterfall(steps: Iterable[dict[str, Any]]) -> Any:
     import pandas
 
     frame = pandas.DataFrame(list(steps))
+    most = max(1, frame["removed"].max())  # nothing removed: no bar, not a full one
     look = frame.style.hide(axis="index").set_uuid("waterfall")  # a fixed name: the same rows give the same bytes
-    look = look.bar("removed", vmin=0, color="#E69F00", width=90).bar("kept", vmin=0, color="#56B4E9", width=90)
+    look = look.bar("removed", vmin=0, vmax=most, color="#E69F00", width=90).bar(
+        "kept", vmin=0, color="#56B4E9", width=90
+    )
     return html(look.set_properties(**{"text-align": "left", "min-width": "9em"}).to_html())
 
 

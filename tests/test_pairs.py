@@ -4,55 +4,18 @@ from collections import Counter
 
 import pytest
 
-from bpo_utils import pairs, profile
-from bpo_utils.records import Pair, Preference
+from bpo_utils import filters, pairs, profile, published, teacher
+from bpo_utils.records import Pair, Preference, Reply
 
 ROW = Preference("val-0001", "Tell me about tea", "", "Tea is a drink made of leaves.", "No.", "oasst1")
-AWKWARD = [
-    'a "quoted" text',
-    '"""\nfence\n"""',
-    'Bad response:\n"""',
-    "",
-    "\n\n",
-    '""""',
-    "tail\n",
-    "Rules:\r\n{x}",
-    "茶",
-    'x\n"""\n\nBad response:\n"""\ny\n"""\n\nGood response:\n"""\nz\n"""\n\n',
-]
 
 
 def reply(text: str, end: str = " [END]") -> str:
     return f"Comparison: the good one says more.\n\nOptimized Instruction: {text}{end}"
 
 
-@pytest.mark.parametrize("context", AWKWARD)
-@pytest.mark.parametrize("text", AWKWARD)
-def test_a_teacher_prompt_gives_back_its_fields(text, context):
-    row = dataclasses.replace(ROW, prompt=text, context=context, bad=text + "!", good=context + "?")
-    assert pairs.parse_teacher_prompt(pairs.teacher_prompt(row)) == (text, context, text + "!", context + "?")
-
-
-def test_the_teacher_prompt_has_two_forms_and_the_bad_response_first():
-    plain = pairs.teacher_prompt(ROW)
-    with_context = pairs.teacher_prompt(dataclasses.replace(ROW, context="A text."))
-    assert plain.index("Instruction:") < plain.index("Bad response:") < plain.index("Good response:")
-    assert "Context:" not in plain and "unsafe" in plain and "protected" in plain
-    assert with_context.index("Instruction:") < with_context.index("Context:") < with_context.index("Bad response:")
-    assert "Neither change the context" in with_context and "protected" not in with_context
-    assert plain.endswith("Optimized Instruction: ... [END]")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Instruction: tea", pairs.teacher_prompt(ROW) + "x", pairs.teacher_prompt(ROW)[5:]]
-)
-def test_another_text_is_no_teacher_prompt(text):
-    with pytest.raises(ValueError, match=r"not a teacher prompt, it begins .*make it with pairs\.teacher_prompt"):
-        pairs.parse_teacher_prompt(text)
-
-
 def test_a_reply_gives_back_its_instruction():
-    assert pairs.parse_reply(pairs.teacher_reply("The good one is longer.\n", "Explain tea.\n\nBriefly.")) == (
+    assert pairs.parse_reply(teacher.teacher_reply("The good one is longer.\n", "Explain tea.\n\nBriefly.")) == (
         "Explain tea.\n\nBriefly."
     )
 
@@ -156,8 +119,14 @@ def recorded(**filters) -> profile.Profile:
     return loaded.model_copy(update={"filters": loaded.filters.model_copy(update=filters)})
 
 
-def built(rows, replies, **filters):
-    return pairs.build_pairs(rows, replies, recorded(**filters))
+def built(rows, replies, **changes):
+    """(pairs, rejected, waterfall): the filters before the teacher and after it, with the profile's limits changed."""
+    limits = recorded(**changes).filters
+    passed, dropped = filters.before(rows, limits)
+    answered = dict(zip([row.id for row in rows], replies, strict=True))
+    kept, refused = pairs.build_pairs(passed, [Reply(answered[row.id]) for row in passed], limits)
+    names = (*filters.BEFORE, *pairs.AFTER)
+    return kept, dropped + refused, filters.waterfall(len(rows), dropped + refused, limits, names)
 
 
 LOST = {"prompt": "Draw this", "context": "art"}  # "art" is in "start": upstream's rule takes it for the context
@@ -184,9 +153,9 @@ def test_each_filter_removes_its_row_and_says_so(change, answer, reason, text):
     kept, rejected, waterfall = built([ROW, bad], [reply("Explain tea to a child."), answer])
     assert kept == [Pair("val-0001", ROW.prompt, "Explain tea to a child.", "oasst1")]
     assert [(row.id, row.reason, row.text) for row in rejected] == [("val-0002", reason, text)]
-    assert waterfall[0] == {"filter": "all rows", "removed": 0, "kept": 2}
+    assert waterfall[0] == {"filter": "all rows", "limit": "", "removed": 0, "kept": 2}
     assert [step["removed"] for step in waterfall if step["filter"] == reason] == [1]
-    assert [step["filter"] for step in waterfall[1:]] == [*pairs.BEFORE, *pairs.AFTER]
+    assert [step["filter"] for step in waterfall[1:]] == [*filters.BEFORE, *pairs.AFTER]
     kept_after = [step["kept"] for step in waterfall]
     assert kept_after == sorted(kept_after, reverse=True) and kept_after[-1] == 1
 
@@ -223,14 +192,13 @@ def test_the_form_of_a_row_does_not_depend_on_the_other_rows():
 
 def test_rows_and_replies_must_match():
     with pytest.raises(ValueError, match="1 rows but 0 replies"):
-        built([ROW], [])
+        pairs.build_pairs([ROW], [], recorded().filters)
 
 
-def test_replay_needs_a_reply_in_every_row():
-    row = dataclasses.replace(ROW, reply="x")
-    assert pairs.replay([row, row]) == ["x", "x"]
-    with pytest.raises(ValueError, match="1 rows have no recorded reply, first val-0001"):
-        pairs.replay([row, ROW])
+@pytest.mark.parametrize("outcome", ["refused", "empty", "too_long"])
+def test_a_teacher_that_did_not_answer_gives_no_pair(outcome):
+    kept, refused = pairs.build_pairs([ROW], [Reply("", outcome)], recorded().filters)
+    assert not kept and [(row.reason, row.detail) for row in refused] == [("no reply", outcome)]
 
 
 def test_agreement_counts_and_lists_what_differs():
@@ -238,11 +206,11 @@ def test_agreement_counts_and_lists_what_differs():
     rows = [dataclasses.replace(ROW, id=i, reply=reply(text)) for i, text in texts.items()]
     rows.append(dataclasses.replace(ROW, id="e", prompt="Sum up", context="A text.", reply=reply("Sum up well")))
     rows.append(dataclasses.replace(ROW, id="f", reply="nothing"))
-    published = {i: (text, ROW.prompt, text) for i, text in texts.items()}
-    published["d"] = ("Explain tea.", ROW.prompt, "Explain coffee.")
-    published["e"] = ("Sum up well", 'A text. "Sum up"', 'A text. "Sum up well"')  # the form of the first release
-    published["f"] = ("Explain tea.", ROW.prompt, "Explain tea.")
-    result = pairs.agreement(rows, published)
+    theirs = {i: (text, ROW.prompt, text) for i, text in texts.items()}
+    theirs["d"] = ("Explain tea.", ROW.prompt, "Explain coffee.")
+    theirs["e"] = ("Sum up well", 'A text. "Sum up"', 'A text. "Sum up well"')  # the form of the first release
+    theirs["f"] = ("Explain tea.", ROW.prompt, "Explain tea.")
+    result = published.agreement(rows, theirs)
     assert [(d["id"], d["kind"]) for d in result.pop("differences")] == [
         ("b", "quotes"),
         ("c", "white space"),
@@ -254,6 +222,8 @@ def test_agreement_counts_and_lists_what_differs():
         "parsed": 5,
         "with_context": 1,
         "optimized_exact": 3,
+        "optimized_same": 5,
+        "upstream_exact": 5,  # all but the reply without a marker
         "pair_exact": 1,
         "pair_same_pieces": 2,
         "rule_same_pieces": 5,

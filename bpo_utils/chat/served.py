@@ -48,6 +48,15 @@ def resolve(run: Profile, calls: Calls, today: datetime.date | None = None) -> t
     return run.model_copy(update=changed), "; ".join(told) or "All models of this profile are served."
 
 
+def resolve_teacher(run: Profile, calls: Calls) -> tuple[Model, str]:
+    """(the profile's teacher, or its successor; what was found in a sentence). Raises as `resolve`."""
+    if run.teacher.provider == "recorded":
+        return run.teacher.as_model, "The replies came with the rows; nobody is asked."
+    alone = run.model_copy(update={"answer_models": [run.teacher.as_model], "judges": []})
+    found, told = resolve(alone, calls)
+    return found.answer_models[0], told
+
+
 def live_dates(models: Iterable[Model], timeout_s: float) -> dict[Model, datetime.date | None]:
     """Shutdown dates as the providers tell them; a model that is not listed counts as gone since the year 1.
 

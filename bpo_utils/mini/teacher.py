@@ -7,7 +7,8 @@ ask, but not what they need; a preference pair with the wrong label misleads it,
 import hashlib
 import random
 
-from bpo_utils import pairs, records
+from bpo_utils import records
+from bpo_utils import teacher as forms
 from bpo_utils.mini import prompts, rubric, world
 
 MALFORMED = 0.04  # real teachers break the form now and then; so does this one, always at the same prompts
@@ -15,12 +16,12 @@ MALFORMED = 0.04  # real teachers break the form now and then; so does this one,
 
 def reply(teacher_prompt: str) -> str:
     """The teacher's reply to one teacher prompt. Raises ValueError if the text is not a teacher prompt."""
-    asked_about = pairs.parse_teacher_prompt(teacher_prompt)
+    asked_about = forms.parse_teacher_prompt(teacher_prompt)
     rng = random.Random(hashlib.sha256(teacher_prompt.encode()).hexdigest())
     reading = world.read(records.joined(asked_about.prompt, asked_about.context))
     good = [facet for facet in rubric.covered(reading, asked_about.good) if facet]
     bad = [facet for facet in rubric.covered(reading, asked_about.bad) if facet]
-    text = pairs.teacher_reply(_comparison(good, bad), _optimized(asked_about.prompt, reading, good, rng))
+    text = forms.teacher_reply(_comparison(good, bad), _optimized(asked_about.prompt, reading, good, rng))
     return _broken(text, rng) if rng.random() < MALFORMED else text
 
 

@@ -69,11 +69,11 @@ def lengths(run: Profile) -> Lengths:
 
 
 def _miniature(run: Profile) -> list[records.Pair]:
-    from bpo_utils import data, pairs
-    from bpo_utils.mini import teacher
+    from bpo_utils import chat, data, filters, pairs, teacher
 
-    rows = data.load_preferences(run)
-    return pairs.build_pairs(rows, [teacher.reply(pairs.teacher_prompt(row)) for row in rows], run)[0]
+    rows = filters.before(data.load_preferences(run), run.filters)[0]
+    asked = [teacher.teacher_prompt(row, run.teacher.feedback) for row in rows]
+    return pairs.build_pairs(rows, chat.ask(run.teacher.as_model, asked), run.filters)[0]
 
 
 def _tokenizer(base: str) -> Any:
