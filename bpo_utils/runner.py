@@ -50,10 +50,10 @@ def run(
     recording it.
     """
     everything = find(notebooks_dir)
-    mine = [notebook for notebook in everything if notebook.number in profile.notebooks]
+    place = place_of(profile.name)
+    mine = of_profile(profile, everything, place)
     selected = select(mine, profile, start, only)
     injected = assign(selected, profile.name, parameters or {})
-    place = place_of(profile.name)
     resume = resume or f"bpo run --profile {profile.name}"
     width = max(len(notebook.name) for notebook in selected)
     states: dict[str, str] = {}
@@ -83,6 +83,18 @@ def reached_the_cap(profile: str, states: dict[str, str]) -> bool:
     """Whether the last of these notebooks stopped because the next call could have passed the budget's cap."""
     entry = ledger.latest(place_of(profile).run).get(list(states)[-1])
     return bool(entry and entry.error and entry.error["name"] == "BudgetReached")
+
+
+def of_profile(profile: Profile, everything: list[Notebook], place: Place) -> list[Notebook]:
+    """The notebooks of a profile. What only another profile's notebook writes is an input of theirs if it is there."""
+
+    def wanted(entry: str) -> bool:
+        writer = writer_of(entry, everything)
+        foreign = writer is not None and writer.number not in profile.notebooks
+        return not foreign or ledger.digest(place.find(entry)) is not None
+
+    mine = [notebook for notebook in everything if notebook.number in profile.notebooks]
+    return [dataclasses.replace(each, reads=tuple(filter(wanted, each.reads))) for each in mine]
 
 
 def select(notebooks: list[Notebook], profile: Profile, start: str | None, only: str | None) -> list[Notebook]:

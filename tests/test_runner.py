@@ -248,3 +248,13 @@ def test_the_hash_of_a_folder_sees_names_and_content(tmp_path):
     two = ledger.digest(tmp_path / "f")
     (tmp_path / "f/b").write_text("2")
     assert len({one, two, ledger.digest(tmp_path / "f")}) == 3
+
+
+def test_an_input_that_no_notebook_of_the_profile_writes_counts_only_if_it_is_there(place, tmp_path):
+    everything = runner.find(chain(tmp_path / "notebooks"))
+    assert everything[1].reads == ("01_data/seed.json",)
+    without = runner.of_profile(short_profile("02"), everything, place)
+    assert [(each.number, each.reads) for each in without] == [("02", ())]
+    assert runner.of_profile(short_profile("01", "02"), everything, place)[1].reads == ("01_data/seed.json",)
+    records.write_json(place.find("01_data/seed.json"), 1)
+    assert runner.of_profile(short_profile("02"), everything, place)[0].reads == ("01_data/seed.json",)
