@@ -19,11 +19,10 @@ from bpo_utils import paths, records
 
 
 class Content(NamedTuple):
-    """What a shard's file holds. `whole`: bytes up to the end of the last whole line."""
+    """What a shard's file holds."""
 
     header: dict[str, Any]
-    blocks: list[list[dict[str, str]]]
-    whole: int
+    blocks: list[list[dict[str, Any]]]
 
     @property
     def complete(self) -> bool:
@@ -83,22 +82,34 @@ def begin(path: Path, header: dict[str, Any]) -> tuple[int, int]:
     """
     if not path.exists():
         versions = {name: metadata.version(name) for name in ("torch", "transformers")}  # to know, not to compare
-        records.write_text(path, _line(header | {"made_with": versions}))
+        records.write_text(path, line(header | {"made_with": versions}))
         return 0, 0
     content = read(path)
     sizes = [{name: each[name] for name in ("rows", "blocks")} for each in (content.header, header)]
     refuse_other(path, content.header["made_from"] | sizes[0], header["made_from"] | sizes[1])
-    if dropped := path.stat().st_size - content.whole:
-        os.truncate(path, content.whole)
-    return len(content.blocks), dropped
+    return len(content.blocks), cut_half_line(path)
 
 
-def append(path: Path, number: int, rows: list[dict[str, str]]) -> None:
+def append(path: Path, number: int, rows: list[dict[str, Any]]) -> None:
     """Write one finished block; it is on the disk when this returns."""
+    put(path, line({"block": number, "rows": rows}))
+
+
+def put(path: Path, text: str) -> None:
+    """Append a text; it is on the disk when this returns."""
     with path.open("ab") as file:
-        file.write(_line({"block": number, "rows": rows}).encode())
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def cut_half_line(path: Path) -> int:
+    """Cut off what a killed process left behind the last whole line; returns how many bytes that was."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+    return len(data) - whole
 
 
 def read(path: Path) -> Content:
@@ -109,7 +120,7 @@ def read(path: Path) -> Content:
         header, *blocks = [json.loads(line) for line in data[:whole].split(b"\n")[:-1]]
         if [block["block"] for block in blocks] != list(range(len(blocks))):
             raise ValueError("the blocks are out of order")
-        return Content({name: header[name] for name in HEADER}, [block["rows"] for block in blocks], whole)
+        return Content({name: header[name] for name in HEADER}, [block["rows"] for block in blocks])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); delete it, then run the shard again") from error
 
@@ -133,7 +144,7 @@ def rows_hash(rows: Iterable[Any]) -> str:
 
 def model_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that makes a model, as `sha256sum` has it. Raises ValueError if there are no weights."""
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
         raise ValueError(f"{folder} has no weights; train the rewriter first (notebook 03)")
     found = {}
@@ -143,5 +154,6 @@ def model_hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def _line(value: dict[str, Any]) -> str:
+def line(value: dict[str, Any]) -> str:
+    """One value as a line of JSON."""
     return json.dumps(value, ensure_ascii=False) + "\n"

@@ -4,28 +4,29 @@
 Shard I of N takes every N-th piece of a stage's work: of the different prompts, by length, so that a batch holds little
 padding and every shard gets as much; or of the pairs to judge. A finished block of it is appended to the shard's file,
 after a first line that says what the file was made from; a shard that was killed goes on after its last finished block
-and ends with the same file, byte for byte, as if nothing had happened. A block is one batch of the profile's size, with
-a seed of its own. Models behind the store of calls get all their work at once: there every answer is kept by itself.
+and ends with the same file, byte for byte, as if nothing had happened. A block is one batch of the profile's size, or
+several (`rewriters.block`). Models behind the store of calls get all their work at once: there every answer is kept by
+itself.
 
-With sampling, a text depends on which prompts share its batch. So the same N gives the same texts on one machine;
-another N, or no shards, gives other samples of the same distribution.
+Every prompt is sampled with its own random numbers, so any N gives the texts of a run without shards. Two things may
+tell them apart: rounding, since a batch of other prompts is padded to another length; and the backend `continuous`,
+whose samples depend on their batch, so that another N gives other samples of the same distribution.
 """
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import sys
 import tempfile
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpo_utils import chat, judge, paths, records, rewrite, shard_files
+from bpo_utils import chat, judge, paths, records, rewrite, rewriters, shard_files
 from bpo_utils.chat import capabilities, exchange
 from bpo_utils.chat.store import Store, now
-from bpo_utils.profile import Decoding, Limits, Model, Profile
+from bpo_utils.profile import Limits, Model, Profile
 
 KINDS = {  # the stage's folder, the profile's section, what the rows are made from
     "rewrites": ("04_inference", "rewriting", "test prompts"),
@@ -39,12 +40,12 @@ PAIRS = 256  # one block for a judge of the miniature; which pairs share it chan
 class Part:
     """What one model has to do: `items`, `block` of them at a time.
 
-    `do(items, block's name)` returns a row for each item. Items of which `kin` is equal stay in one shard.
+    `do(items)` returns a row for each item. Items of which `kin` is equal stay in one shard.
     """
 
     items: list[Any]
     block: int
-    do: Callable[[list[Any], str], list[dict[str, str]]]
+    do: Callable[[list[Any]], list[dict[str, Any]]]
     kin: Callable[[Any], Hashable] = str
 
 
@@ -81,6 +82,8 @@ def work(run: Profile, kind: str, shard: int, of: int, calls: chat.Calls, tell: 
     """
     if getattr(run, KINDS[kind][1]) is None:
         raise ValueError(f"profile {run.name} makes no {kind}: it has no section `{KINDS[kind][1]}`")
+    if kind == "rewrites":
+        rewriters.refuse_published(run.rewriting)
     path = shard_files.place(_folder(run, kind), kind, shard, of)
     shard_files.only_set(path.parent, kind, of)
     with shard_files.held(path):
@@ -101,7 +104,7 @@ def work(run: Profile, kind: str, shard: int, of: int, calls: chat.Calls, tell: 
         asks = remote and (done < len(blocks) or calls.store.exists())
         with _carried(run, calls) if asks else contextlib.nullcontext() as save:
             for number, (part, items) in list(enumerate(blocks))[done:]:
-                shard_files.append(path, number, part.do(items, f"shard {shard} of {of}, block {number}"))
+                shard_files.append(path, number, part.do(items))
                 if save:
                     save()
                 tell(f"{kind}, shard {shard} of {of}: block {number + 1} of {len(blocks)}, {len(items)} rows")
@@ -142,44 +145,36 @@ def made_from(run: Profile, kind: str, upstream: list[Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"profile": run.name, f"sha256 of the {source}": shard_files.rows_hash(upstream)}
     facts |= {f"{section}.{name}": value for name, value in getattr(run, section).model_dump().items()}
     if kind == "rewrites":
-        return facts | shard_files.model_hashes(_rewriter(run))
+        return facts | rewriters.facts(run.rewriting, _rewriter(run))
     return facts | {"models": [f"{model.name}: {model.provider} {model.model}" for model in _models(run, kind)]}
 
 
 def _parts(run: Profile, kind: str, upstream: list[Any], calls: chat.Calls) -> list[Part]:
     if kind == "rewrites":
-        texts = _by_length(records.joined(prompt.prompt, prompt.context) for prompt in upstream)
-        return [Part(texts, run.rewriting.batch_size, _rewriting(run))]
+        texts = rewrite.by_length(map(rewrite.text_of, upstream))
+        return [Part(texts, rewriters.block(run.rewriting), _rewriting(run, calls))]
     if kind == "answers":
-        texts = _by_length(chat.prompts_of(upstream).values())
+        texts = rewrite.by_length(chat.prompts_of(upstream).values())
         do, size = functools.partial(_answered, run, calls), run.answering.batch_size
         return [Part(texts, _block(model, size), functools.partial(do, model)) for model in run.answer_models]
     do = functools.partial(_judged, run, calls)
     return [Part(upstream, _block(model, PAIRS), functools.partial(do, model), _kin) for model in run.judges]
 
 
-def _rewriting(run: Profile) -> Callable[[list[str], int], list[dict[str, str]]]:
-    from bpo_utils.chat import local
-
+def _rewriting(run: Profile, calls: chat.Calls) -> Callable[[list[str]], list[dict[str, Any]]]:
     @functools.cache  # once for all blocks, and not at all if they are done
-    def load() -> tuple[Any, Any]:
-        return local.load(_rewriter(run), on_gpu=run.data.source != "miniature")
+    def load() -> rewriters.Rewriter:
+        return rewriters.load(run.rewriting, _rewriter(run), run.data.source != "miniature", calls)
 
-    def do(texts: list[str], block: str) -> list[dict[str, str]]:
-        outputs = rewrite.through(*load(), texts, _seeded(run.rewriting, block))
-        return [{"prompt": text, "optimized_prompt": out} for text, out in zip(texts, outputs, strict=True)]
-
-    return do
+    return lambda texts: [dataclasses.asdict(row) for row in rewrite.through(load(), texts, run.rewriting)]
 
 
-def _answered(run: Profile, calls: chat.Calls, model: Model, texts: list[str], block: str) -> list[dict[str, str]]:
-    # The seed is part of a call's name in the store, and must be the one that a run without shards asks with.
-    decoding = _seeded(run.answering, block) if model.provider == "mini" else run.answering
-    found = zip(texts, chat.ask(model, texts, decoding, calls), strict=True)
+def _answered(run: Profile, calls: chat.Calls, model: Model, texts: list[str]) -> list[dict[str, str]]:
+    found = zip(texts, chat.ask(model, texts, run.answering, calls), strict=True)
     return [{"model": model.name, "prompt": text, "text": row.text, "outcome": row.outcome} for text, row in found]
 
 
-def _judged(run: Profile, calls: chat.Calls, model: Model, items: list[judge.Match], _: str) -> list[dict[str, str]]:
+def _judged(run: Profile, calls: chat.Calls, model: Model, items: list[judge.Match]) -> list[dict[str, str]]:
     ask = functools.partial(chat.ask, model, decoding=run.judging.decoding, calls=calls)
     return [dataclasses.asdict(row) for row in judge.judge_pairs(items, model.name, ask, run.judging)]
 
@@ -189,11 +184,9 @@ def _kin(item: judge.Match) -> Hashable:
     return item.question, item.reference, frozenset((item.original, item.optimized))
 
 
-def _assembled(run: Profile, kind: str, upstream: list[Any], rows: list[dict[str, str]]) -> list[Any]:
+def _assembled(run: Profile, kind: str, upstream: list[Any], rows: list[dict[str, Any]]) -> list[Any]:
     if kind == "rewrites":
-        made = {row["prompt"]: row["optimized_prompt"] for row in rows}
-        asked = [(row, records.joined(row.prompt, row.context)) for row in upstream]
-        return [records.Rewrite(row.id, row.test_set, "bpo", text, made[text]) for row, text in asked]
+        return rewrite.rows_of(upstream, {row["prompt"]: rewrite.Rewritten(**row) for row in rows})
     if kind == "answers":
         made = {(row["model"], row["prompt"]): (row["text"], row["outcome"]) for row in rows}
         asked = chat.prompts_of(upstream).items()
@@ -238,16 +231,6 @@ def _blocks(parts: list[Part], shard: int, of: int) -> Iterator[tuple[Part, list
 def _block(model: Model, size: int) -> int:
     """All at once where the store keeps every answer: a large model is loaded once, and calls run side by side."""
     return size if model.provider == "mini" else sys.maxsize
-
-
-def _by_length(texts: Iterable[str]) -> list[str]:
-    return sorted(set(texts), key=lambda text: (len(text), text))
-
-
-def _seeded(decoding: Decoding, block: str) -> Decoding:
-    """With a seed of the block's own, else every block would draw the same random numbers."""
-    mixed = hashlib.sha256(f"{decoding.seed}, {block}".encode()).hexdigest()
-    return decoding.model_copy(update={"seed": int(mixed[:8], 16)})
 
 
 @contextlib.contextmanager
@@ -295,4 +278,6 @@ def _rewriter(run: Profile) -> Path:
 
 
 def _models(run: Profile, kind: str) -> list[Model]:
-    return {"rewrites": [], "answers": run.answer_models, "verdicts": run.judges}[kind]
+    if kind == "rewrites":
+        return [rewriters.server(run.rewriting)] if run.rewriting.backend == "served" else []
+    return run.answer_models if kind == "answers" else run.judges

@@ -16,10 +16,10 @@ import fake_api
 import pytest
 import yaml
 
-from bpo_utils import chat, cli_shards, judge, paths, profile, records, rewrite, shard_files, shards
+from bpo_utils import chat, cli_shards, judge, paths, profile, records, rewrite, rewriters, shard_files, shards, tokens
 from bpo_utils.chat import local
 from bpo_utils.chat.store import Store
-from bpo_utils.mini import provider
+from bpo_utils.mini import models, provider
 from bpo_utils.notebook import WrongUse
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 20, "batch_size": 3, "seed": 1}
@@ -63,13 +63,17 @@ def cut(run_folder: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """No model is loaded and every reply is `text`; the seeds that were drawn with, in order."""
-    seeds: list[int] = []
-    monkeypatch.setattr(local, "load", lambda *_, **__: (None, None))
-    monkeypatch.setattr(local, "generate", lambda *given: seeds.append(given[3].seed) or ["text"] * len(given[2]))
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """No model is loaded and every reply is `text`; the texts that were asked together, in order."""
+    asked: list[list[str]] = []
+
+    def ask(texts: list[str], sample: int) -> list[records.Reply]:
+        asked.append(texts)
+        return [records.Reply("text") for _ in texts]
+
+    monkeypatch.setattr(rewriters, "load", lambda *_: rewriters.Rewriter(ask, len))
     monkeypatch.setattr(provider, "ask", lambda name, texts, decoding: ["text"] * len(texts))
-    return seeds
+    return asked
 
 
 def prompts() -> list[records.TestPrompt]:
@@ -130,20 +134,29 @@ def test_all_stages_in_shards_give_the_rows_of_a_run_without_them(cut):
     assert shards.collected(run, "verdicts", matches) == expected
 
 
-def test_every_block_draws_its_own_random_numbers_and_the_same_ones_again(cut, quick):
-    run, seeds = cut(), quick
+@pytest.mark.parametrize("mode", ["stable", "aggressive", "iterative", "greedy"])
+def test_any_number_of_shards_gives_the_samples_of_a_run_without_them(cut, mode):
+    small = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 12, "batch_size": 2, "seed": 3}
+    run = cut(rewriting=small | {"mode": mode, "samples": 3, "rounds": 3, "min_growth_tokens": 9})
+    model = paths.stage_dir("cut", "03_training") / "model"
+    alone = rewrite.rewrite(prompts(), model, run.rewriting.model_copy(update={"batch_size": 100}))
+    for of in (1, 3):
+        do(run, "rewrites", of)
+        assert shards.collected(run, "rewrites", prompts()) == alone
+        for shard in range(of):
+            file("rewrites", shard, of).unlink()
+
+
+def test_a_prompt_that_does_not_fit_is_in_no_row_of_the_shards(cut):
+    tokenizer = models.load("weak")[1]
+    cut()
+    sizes = {p.id: len(tokens.prompt_ids(tokenizer, tokens.framed(tokens.REWRITER_FRAME, p.prompt))) for p in prompts()}
+    run = cut(rewriting=GREEDY | {"context_tokens": max(sizes.values())})
     do(run, "rewrites", 2)
-    first = list(seeds)
-    assert len(set(first)) == len(first) == 4
-    for shard in (0, 1):
-        file("rewrites", shard, 2).unlink()
-    do(run, "rewrites", 2)
-    assert seeds == first * 2
-    seeds.clear()
-    for shard in (0, 1):
-        file("rewrites", shard, 2).unlink()
-    do(cut(rewriting=GREEDY | {"seed": 2}), "rewrites", 2)
-    assert not set(seeds) & set(first)
+    found = shards.collected(run, "rewrites", prompts())
+    assert rewrite.refused(prompts(), found) == ["bpo_test-4"]
+    blocks = [block for shard in (0, 1) for block in shard_files.read(file("rewrites", shard, 2)).blocks]
+    assert [row["prompt"] for block in blocks for row in block if row["outcome"] == "too_long"] == [prompts()[4].prompt]
 
 
 def test_pairs_of_the_same_answers_are_in_one_shard(cut, monkeypatch):
@@ -206,7 +219,7 @@ def test_complete_already_is_said_and_nothing_is_loaded(cut, quick, monkeypatch)
     run = cut()
     do(run, "rewrites", 2, 0)
     before = file("rewrites", 0, 2).read_bytes()
-    monkeypatch.setattr(local, "load", None)
+    monkeypatch.setattr(rewriters, "load", None)
     assert "complete already" in do(run, "rewrites", 2, 0)[0]
     assert file("rewrites", 0, 2).read_bytes() == before
 
@@ -286,10 +299,11 @@ def test_without_a_rewriter_it_says_what_to_run(cut, quick):
         do(run, "rewrites", 2, 0)
 
 
-def test_a_profile_that_rewrites_nothing_says_so(run_folder):
-    run = profile.load("recorded")
-    with pytest.raises(ValueError, match="profile recorded makes no rewrites"):
-        do(run, "rewrites", 2, 0)
+def test_a_profile_that_rewrites_nothing_says_so(cut):
+    with pytest.raises(ValueError, match="profile cut makes no rewrites"):
+        do(cut(rewriting=None), "rewrites", 2, 0)
+    with pytest.raises(ValueError, match="published has no model"):
+        do(cut(rewriting=GREEDY | {"mode": "published"}), "rewrites", 2, 0)
 
 
 # The command
