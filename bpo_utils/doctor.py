@@ -220,9 +220,7 @@ def _no_data(chosen: Profile) -> list[tuple[str, str]]:
     if source == "hub" and not here.get("BPO_HUB_DIR"):
         return [("the data, unless downloaded before", "the first run of notebook 01 downloads it from the Hub")]
     if source == "raw" and not here.get("BPO_DATA_DIR"):
-        return [
-            ("upstream's train.json, unless downloaded before", "notebook 01 downloads it once (23 MB)")
-        ]
+        return [("upstream's train.json, unless downloaded before", "notebook 01 downloads it once (23 MB)")]
     if source == "preferences" and not here.get("BPO_PREFERENCES_DIR"):
         mend = "the first run of notebook 01 downloads them (Chatbot Arena: accept its terms on the Hub, hf auth login)"
         return [("the preference data, unless downloaded before", mend)]
