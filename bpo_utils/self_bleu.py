@@ -16,6 +16,7 @@ from typing import Any
 from bpo_utils import segment
 
 Members = set[str | tuple[str, int]]
+_BLOCK = 1024  # rows
 
 
 def self_bleu(texts: Sequence[str], max_order: int = 4) -> list[float]:
@@ -37,11 +38,11 @@ def self_bleu(texts: Sequence[str], max_order: int = 4) -> list[float]:
         tokens = _tokens(text)
         lengths.append(len(tokens))
         numbers += [ids.setdefault(token, len(ids)) for token in tokens]
-    correct = _shared(np.array(numbers, dtype=np.int64), np.array(lengths), len(ids), max_order).tolist()
+    correct = _shared(np.array(numbers, dtype=np.int64), np.array(lengths), len(ids), max_order)
     counts = Counter(lengths)
     distinct = sorted(counts)
     nearest = {length: _nearest(length, distinct, alone=number == 1) for length, number in counts.items()}
-    return [_score(row, length, nearest[length]) for row, length in zip(correct, lengths, strict=True)]
+    return [_score(row.tolist(), length, nearest[length]) for row, length in zip(correct, lengths, strict=True)]
 
 
 class Diversity:
@@ -130,25 +131,38 @@ def _shared(tokens: Any, lengths: Any, vocabulary: int, max_order: int) -> Any:
     row_of = np.repeat(np.arange(len(lengths)), lengths)
     end = np.cumsum(lengths)[row_of]
     matches = np.zeros((len(lengths), max_order), dtype=np.int64)
-    at, gram = np.arange(len(tokens)), np.zeros(len(tokens), dtype=np.int64)  # where the n-grams start; which they are
+    at, gram, number = np.arange(len(tokens)), tokens, vocabulary  # where the n-grams start, which they are, how many
     for order in range(max_order):
-        inside = at + order < end[at]
-        at, gram = at[inside], gram[inside]
-        gram, different = pd.factorize(gram * vocabulary + tokens[at + order])  # a hash table: linear, sorting is not
-        number = len(different)
-        pair, different = pd.factorize(gram * len(lengths) + row_of[at])  # one n-gram of one row
-        count, of, row = np.bincount(pair), different // len(lengths), different % len(lengths)
+        if order:
+            inside = at + order < end[at]
+            at, gram = at[inside], gram[inside]
+            gram, different = pd.factorize(gram * vocabulary + tokens[at + order])  # by a hash table: linear
+            number = len(different)
+        again = np.bincount(gram, minlength=number)[gram] > 1  # a first look: what stands once is nowhere else
+        at, gram = at[again], gram[again]
+        of, row, count = _counts(gram, row_of[at], number)
+        second = _second_largest(of, count, number)
         # the row with the largest count is limited by the second; every other has no more than the second anyway
-        limit = _second_largest(of, count, number)[of]
-        matches[:, order] = np.bincount(row, np.minimum(count, limit), len(lengths))
-        # what no other row has cannot begin anything that another row has
-        found = (limit > 0)[pair]
-        at, gram = at[found], gram[found]
+        matches[:, order] = np.bincount(row, np.minimum(count, second[of]), len(lengths))
+        shared = second[gram] > 0  # what no other row has cannot begin anything that another row has
+        at, gram = at[shared], gram[shared]
     return matches
 
 
+def _counts(gram: Any, row: Any, number: int) -> tuple[Any, Any, Any]:
+    """Every n-gram of every row once: which n-gram, whose (the row), and how often. `row` must be ascending."""
+    import numpy as np
+    import pandas as pd
+
+    # block by block of rows: a small hash table stays in the processor's cache
+    edges = np.flatnonzero(np.diff(row // _BLOCK)) + 1
+    blocks = [pd.factorize(block) for block in np.split(row * number + gram, edges)]
+    pairs = np.concatenate([different for _, different in blocks])
+    return pairs % number, pairs // number, np.concatenate([np.bincount(codes) for codes, _ in blocks])
+
+
 def _second_largest(gram: Any, count: Any, number: int) -> Any:
-    """For each n-gram, 0 to `number` - 1, the second largest of its counts; 0 if it has one only."""
+    """For each n-gram, 0 to `number` - 1, the second largest of its counts; 0 if it has one only, or none."""
     import numpy as np
 
     most, second, holder = (np.zeros(number, dtype=np.int64) for _ in range(3))
@@ -156,7 +170,7 @@ def _second_largest(gram: Any, count: Any, number: int) -> Any:
     largest = np.flatnonzero(count == most[gram])
     holder[gram[largest]] = largest  # one of them, if several are the largest
     others = np.ones(len(gram), dtype=bool)
-    others[holder] = False
+    others[holder[gram]] = False
     np.maximum.at(second, gram[others], count[others])
     return second
 
