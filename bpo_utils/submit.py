@@ -146,6 +146,11 @@ def problems(run: Profile, start: str, shards: int) -> list[str]:
     if start in ("data", "train") and run.training.push_to:
         upload = f"hf upload {run.training.push_to} {paths.shown(folder / '03_training' / 'model')}"
         wrong.append(f"push_to would fail, as jobs work offline; leave it empty, and upload afterwards: {upload}")
+    if start == "data" and run.teacher.provider not in ("mini", "recorded"):
+        told = (
+            f"the teacher {run.teacher.model} would have to be asked, and jobs work offline; where there is a network"
+        )
+        wrong.append(f"{told}: bpo run --profile {run.name} --only 01, --only 02; then bpo submit --from train")
     for kind, stage in SHARDED.items():
         try:
             shard_files.only_set(folder / stage / "shards", kind, shards)
@@ -218,6 +223,8 @@ def _not_cached(run: Profile, folder: Path, start: str) -> list[str]:
 
     wanted = [run.training.base] if start in ("data", "train") else []
     wanted += [model.model for model in run.answer_models if model.provider == "huggingface" and start != "figure"]
+    if run.rewriting and run.rewriting.model and run.rewriting.backend != "served" and start not in ("judge", "figure"):
+        wanted.append(run.rewriting.model)
     wanted = [name for name in dict.fromkeys(wanted) if not name.startswith("mini:") and not Path(name).is_dir()]
     gone = [name for name in wanted if not isinstance(try_to_load_from_cache(name, "config.json"), str)]
     told = [f"{name} is not in the Hub's cache; where there is a network: hf download {name}" for name in gone]

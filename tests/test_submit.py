@@ -194,6 +194,18 @@ def test_a_start_in_the_middle_needs_what_comes_before(own, start, steps, run_fo
     assert submit.problems(own, start, 4) == []
 
 
+def test_a_job_cannot_ask_a_teacher_nor_download_a_rewriter(own, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    teacher = own.teacher.model_copy(update={"provider": "openai", "model": "gpt-x"})
+    rewriting = own.rewriting.model_copy(update={"model": "THUDM/BPO"})
+    changed = own.model_copy(update={"teacher": teacher, "rewriting": rewriting})
+    told = submit.problems(changed, "data", 4)
+    assert any("the teacher gpt-x would have to be asked" in each and "--only 02" in each for each in told)
+    assert any("THUDM/BPO is not in the Hub's cache" in each for each in told)
+    served = changed.model_copy(update={"rewriting": rewriting.model_copy(update={"backend": "served"})})
+    assert not any("THUDM/BPO" in each for each in submit.problems(served, "data", 4))
+
+
 def test_nothing_is_submitted_that_cannot_work(own, slurm, run_folder, tmp_path, monkeypatch):
     for name, told in {"mini": "launch: slurm", "recorded": "trains nothing", "ow": "no profile 'ow'"}.items():
         with pytest.raises(WrongUse, match=told):
