@@ -29,7 +29,7 @@ def has_han(text: str) -> bool:
 
 
 def bleu_tokens(text: str) -> list[str]:
-    """The tokens that BLEU counts: sacrebleu's `zh` for a text with Chinese characters, else its `13a` (mteval-v13a)."""
+    """The tokens that BLEU counts: sacrebleu's `zh` for a text with Chinese characters, else `13a` (mteval-v13a)."""
     return _sacrebleu("zh" if has_han(text) else "13a")(text).split()
 
 

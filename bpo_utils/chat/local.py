@@ -110,9 +110,8 @@ class Draw:
         # float64: a number of 24 bits times the sum stays below the sum, so that no token beyond the last one is drawn
         below = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
         drawn = self.drawn[:, input_ids.shape[1] - self.width, None] * below[:, -1:]
-        token = torch.searchsorted(
-            below, drawn, right=True
-        )  # never one of probability 0: its sum equals the one before
+        # never a token of probability 0: the sum up to it is the sum up to the one before
+        token = torch.searchsorted(below, drawn, right=True)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
