@@ -166,7 +166,7 @@ class Teacher(Section):
     def as_model(self) -> Model:
         """The teacher as a model that can be called."""
         names = {"provider": self.provider, "model": self.model, "successor": self.successor}
-        return Model(name="teacher", stands_for="ChatGPT", base_url=self.base_url, price=self.price, **names)
+        return Model(name=self.model, stands_for="gpt-3.5-turbo", base_url=self.base_url, price=self.price, **names)
 
     @property
     def decoding(self) -> Decoding:

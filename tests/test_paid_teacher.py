@@ -81,7 +81,7 @@ def test_the_plan_counts_only_rows_that_pass_the_filters(taught):
     done = taught.run("--dry-run")
     assert done.returncode == 0, done.stderr
     # 13 rows less a duplicate and a short one, and one for validation
-    assert ["teacher", "teacher", "12", "0", "12"] in [line.split()[:5] for line in done.stdout.splitlines()]
+    assert ["teacher", "gpt-4o", "12", "0", "12"] in [line.split()[:5] for line in done.stdout.splitlines()]
     assert "is served until 2999-01-14" in done.stdout and taught.sent() == 0
 
 
