@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpo_utils import chat, paths, records, segment, shard_files, tokens
+from bpo_utils import chat, paths, quiet, records, segment, shard_files, tokens
 from bpo_utils.profile import Model, Price, Rewriting
 from bpo_utils.records import Reply
 
@@ -126,6 +126,7 @@ def is_folder(model: str) -> bool:
 
 def network_of(model: str, on_gpu: bool) -> tuple[Any, Any]:
     """Load (model, tokenizer) by Hub id or folder; adapters are merged into their base. Raises as `load` does."""
+    quiet.transformers()
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from bpo_utils.chat import local
@@ -232,6 +233,7 @@ def _generated(
 
 
 def _commit(model: str) -> str:
+    quiet.transformers()
     from transformers import AutoConfig
 
     revision = PUBLISHED.get(model, {}).get("revision", "main")

@@ -20,6 +20,7 @@ def load(folder: Path | str, on_gpu: bool = False) -> tuple[Any, Any]:
 
     With `on_gpu`, in bfloat16 on the GPU where there is one. Raises OSError if the folder has no model.
     """
+    quiet.transformers()
     from transformers import AutoTokenizer
 
     return network(folder, on_gpu), AutoTokenizer.from_pretrained(folder)
