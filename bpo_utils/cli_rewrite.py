@@ -107,7 +107,7 @@ def _prompts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
         if arguments.prompt is None and sys.stdin.isatty():
             raise WrongUse('give a prompt: bpo rewrite "prompt", --file FILE, or something on standard input')
         return [("standard input", sys.stdin.read().strip())]
-    return [("prompt", arguments.prompt.strip())]
+    return [("1", arguments.prompt.strip())]
 
 
 def _text(path: Path) -> str:
