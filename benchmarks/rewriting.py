@@ -1,6 +1,6 @@
 """How many prompts per second the rewriter rewrites: ours, upstream's loop, and continuous batching.
 
-    python benchmarks/rewriting.py [--rounds 3]         # six minutes on two quiet cores; needs `bpo run --profile mini`
+    python benchmarks/rewriting.py [--rounds 3]         # eight minutes on two cores; needs `bpo run --profile mini`
     python benchmarks/rewriting.py --gpu                # a GPU of its own: rewriting_gpu.py
 
 The prompts are the miniature's 732 test prompts (the four sets in their real sizes), the model its trained rewriter, on
