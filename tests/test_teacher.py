@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bpo_utils import profile, teacher
+from bpo_utils import chat, data, describe, filters, pairs, profile, teacher
 from bpo_utils.records import Preference, Reply
 
 ROW = Preference("val-0001", "Tell me about tea", "", "Tea is a drink made of leaves.", "No.", "oasst1")
@@ -117,3 +117,15 @@ def test_the_profile_decides_about_feedback():
     settings = profile.Teacher(provider="openai", model="x", temperature=0.9, feedback=False)
     teacher.replies([ROW], ask, settings, [])
     assert seen == [teacher.teacher_prompt(ROW, feedback=False)]
+
+
+def test_the_miniatures_teacher_asks_for_less_when_it_sees_no_responses():
+    run = profile.load("smoke")
+    rows = filters.before(data.load_preferences(run), run.filters)[0][:120]
+    words = {}
+    for feedback in (True, False):
+        asked = [teacher.teacher_prompt(row, feedback) for row in rows]
+        kept, _ = pairs.build_pairs(rows, chat.ask(run.teacher.as_model, asked), run.filters)
+        assert len(kept) > 100
+        words[feedback] = sum(describe.words(pair.optimized_prompt) for pair in kept) / len(kept)
+    assert words[False] < 0.8 * words[True]
