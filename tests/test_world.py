@@ -6,7 +6,8 @@ import pytest
 
 from bpo_utils import records
 from bpo_utils.mini import lessons, prompts, reference, rubric, teacher, world
-from bpo_utils.pairs import MalformedReply, parse_reply, teacher_prompt
+from bpo_utils.pairs import MalformedReply, parse_reply
+from bpo_utils.teacher import teacher_prompt
 
 FACETS = len(world.FACETS)
 ALL = {"bpo_test": 200, "dolly": 200, "vicuna": 80, "self_instruct": 252}
