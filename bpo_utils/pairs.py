@@ -113,7 +113,7 @@ def _holds(optimized: str, context: str) -> bool:
 
 
 def _any_form(instruction: str, optimized: str) -> bool:
-    return not ("follow" in optimized or "follow" in instruction or instruction.rstrip().endswith(":"))
+    return not ("follow" in optimized or "follow" in instruction or instruction.rstrip().endswith((":", "：")))
 
 
 def _join(form: str, instruction: str, context: str) -> str:
@@ -123,6 +123,13 @@ def _join(form: str, instruction: str, context: str) -> str:
 def context_rng(row_id: str) -> random.Random:
     """Random numbers for the place of a row's context."""
     return random.Random(f"context form of {row_id}")  # by row, so that neither order nor filters change the others
+
+
+def _kept(context: str, optimized: str) -> bool:
+    # upstream's "already holds it" looks for letters: the context "art" is in "start", and then it would be lost.
+    # Chinese has no spaces, so there a context may stand in the middle of a sentence.
+    edges = ("", "") if segment.has_han(context) else (r"(?<!\w)", r"(?!\w)")
+    return bool(re.search(edges[0] + re.escape(context) + edges[1], optimized, re.IGNORECASE))
 
 
 def all_forms(row: Preference, optimized: str) -> set[tuple[str, str]]:
@@ -164,7 +171,6 @@ def _pair_or_refusal(row: Preference, reply: Reply, filters: Filters) -> Pair | 
         if after / before > filters.max_growth:
             return Rejected(row.id, GROWS, optimized, f"{before} words, then {after}")
     prompt, optimized = put_context_back(row.prompt, optimized, row.context, context_rng(row.id))
-    # upstream's "already holds it" looks for letters: the context "art" is in "start", and then it would be lost
-    if row.context and not re.search(rf"(?<!\w){re.escape(row.context.strip())}(?!\w)", optimized, re.IGNORECASE):
+    if row.context and not _kept(row.context.strip(), optimized):
         return Rejected(row.id, CONTEXT_LOST, optimized)
     return Pair(row.id, prompt, optimized, row.source)

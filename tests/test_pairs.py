@@ -182,6 +182,14 @@ def test_the_profile_sets_the_limits():
     assert rejected[0].reason == "leaked marker"
 
 
+def test_chinese_contexts_are_put_back_and_found():
+    row = dataclasses.replace(ROW, prompt="请总结下面的内容：", context="地图是古老的图画。")
+    kept, rejected, _ = built([row], [reply("请用两句话总结下面的内容：")], min_prompt_words=2)
+    assert kept[0].optimized_prompt == "请用两句话总结下面的内容：\n地图是古老的图画。" and not rejected
+    held = reply("请用两句话总结这段话地图是古老的图画。并说明原因")  # the teacher put it into its sentence
+    assert built([row], [held])[0][0].optimized_prompt.count("地图是古老的图画。") == 1
+
+
 def test_the_form_of_a_row_does_not_depend_on_the_other_rows():
     rows = [dataclasses.replace(ROW, id=f"val-{n}", prompt=f"Sum up {n}", context="A text.") for n in range(30)]
     replies = [reply("Sum up well")] * 30
