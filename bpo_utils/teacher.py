@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from bpo_utils import segment
 from bpo_utils.pairs import MalformedReply, parse_reply
 from bpo_utils.profile import Teacher
 from bpo_utils.records import REPLY_END, REPLY_MARKER, Preference, Reply
@@ -35,6 +36,9 @@ RULES_NO_CONTEXT = (
     RULES_CONTEXT[3],
 )
 FORM = f"Reply in this form and write nothing after the end mark:\nComparison: ...\n{REPLY_MARKER} ... {REPLY_END}"
+
+# Ours, for Chinese only: all the rest is English, and a teacher tends to answer in the language it is asked in.
+RULE_LANGUAGE = "Write the optimized instruction in the language of the instruction."
 
 # The ablation: the same task, rules and form, but nothing to compare. Rules on the responses fall away.
 INTRODUCTION_ALONE = "This is an instruction that somebody will give to a language model."
@@ -81,9 +85,11 @@ def _text(fields: TeacherFields, feedback: bool) -> str:
     given |= {"Context": fields.context} if fields.context else {}
     given |= {"Bad response": fields.bad, "Good response": fields.good} if feedback else {}
     blocks = [f"{name}:\n{quote}\n{text}\n{quote}" for name, text in given.items()]
-    rules = [rule for rule in (RULES_CONTEXT if fields.context else RULES_NO_CONTEXT)]
+    rules = list(RULES_CONTEXT if fields.context else RULES_NO_CONTEXT)
     if not feedback:
         rules.remove(RULES_CONTEXT[1])
+    if segment.has_han(fields.prompt):
+        rules.append(RULE_LANGUAGE)
     numbered = "Rules:\n" + "\n".join(f"{number}. {rule}" for number, rule in enumerate(rules, 1))
     introduction, task, form = (INTRODUCTION, ASK, FORM) if feedback else (INTRODUCTION_ALONE, ASK_ALONE, FORM_ALONE)
     return "\n\n".join([introduction, *blocks, task, numbered, form])

@@ -74,6 +74,13 @@ def test_a_prompt_without_feedback_gives_back_its_fields(text, context):
     assert teacher.parse_teacher_prompt(teacher.teacher_prompt(row, feedback=False)) == (text, context, "", "")
 
 
+def test_a_chinese_prompt_is_rewritten_in_chinese():
+    row = dataclasses.replace(ROW, prompt="请介绍一下潮汐")
+    for feedback in (True, False):
+        assert teacher.RULE_LANGUAGE in teacher.teacher_prompt(row, feedback)
+        assert teacher.RULE_LANGUAGE not in teacher.teacher_prompt(ROW, feedback)
+
+
 GOOD = "Thoughts.\n\nOptimized Instruction: Explain tea. [END]"
 
 
