@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpo_utils import filters, language, profile, segment
+from bpo_utils import data, filters, language, profile, segment
 from bpo_utils.records import Preference, Rejected
 
 FOLDER = os.environ.get("BPO_DATA_DIR")
@@ -155,3 +155,20 @@ def test_rows_and_kept_are_counted_by_source():
         {"dataset": "other", "rows": 1, "kept": 1},
         {"dataset": "own", "rows": 2, "kept": 1},
     ]
+
+
+@pytest.mark.skipif(not PREFERENCES, reason="BPO_PREFERENCES_DIR is not set")
+def test_the_filters_on_real_chinese_pairs():
+    source = profile.Source(name="sharegpt", turn="last", files=["llamafactory_dpo_zh_demo.json"])
+    rebuild = profile.load("rebuild")
+    chosen = rebuild.data.model_copy(update={"preferences": [source], "validation_rows": 0})
+    rows = data.load(rebuild.model_copy(update={"data": chosen})).rows
+    passed, dropped = filters.before(rows, rebuild.filters.model_copy(update={"languages": ["zh"]}))
+    reasons = {reason: sum(each.reason == reason for each in dropped) for reason in filters.BEFORE}
+    assert {reason: count for reason, count in reasons.items() if count} == {
+        "too long": 46,  # in characters
+        "other language": 3,  # translation tasks that are mostly in the other language
+        "duplicate prompt": 10,
+        "too similar (self-BLEU)": 1,
+    }
+    assert len(passed) == 240
