@@ -176,10 +176,9 @@ def page(browser, tmp_path):
     """A page of four pairs with nothing labelled yet; its console must have stayed empty at the end."""
     told(browser)
     path = labelling.page("miniature", ANSWERS, VERDICTS, tmp_path / "labelling.html", n=4)
-    # not by localStorage.clear() in the page: on a busy machine that may take effect after the next page's first label
-    browser.get("about:blank")
-    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "file://", "storageTypes": "local_storage"})
     browser.get(path.as_uri())
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
     yield browser
     assert told(browser) == []
 
@@ -230,7 +229,17 @@ def comes_back(browser, expected: str) -> None:
     WebDriverWait(browser, 10).until(seen, "the labels are gone")
 
 
-def test_reload_keeps_the_labels_and_another_page_has_its_own(page, tmp_path):
+@pytest.fixture
+def own_page(tmp_path):
+    """The page in a browser of its own: what a test before cleared may take effect late, and would take labels away."""
+    with chromium(tmp_path / "own") as browser:
+        browser.get(labelling.page("miniature", ANSWERS, VERDICTS, tmp_path / "labelling.html", n=4).as_uri())
+        yield browser
+        assert told(browser) == []
+
+
+def test_reload_keeps_the_labels_and_another_page_has_its_own(own_page, tmp_path):
+    page = own_page
     press(page, Keys.ARROW_RIGHT, "a", "b")
     comes_back(page, "-AB-")
     assert place(page) == "Pair 1 of 4, 2 labelled"
