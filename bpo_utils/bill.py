@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from bpo_utils import chat, filters, judge, teacher
+from bpo_utils import chat, judge, teacher
 from bpo_utils.chat import capabilities, money, wire
 from bpo_utils.chat.store import Store
 from bpo_utils.profile import Model, Profile
@@ -38,13 +38,13 @@ def costs(run: Profile, prompts: list[TestPrompt], rewrites: list[Rewrite], call
             store.db.close()
 
 
-def teaching(run: Profile, rows: list[Preference], model: Model, calls: chat.Calls) -> list[money.Cost]:
-    """One line: what it costs to ask the teacher about the rows that the filters let through.
+def teaching(run: Profile, passed: list[Preference], model: Model, calls: chat.Calls) -> list[money.Cost]:
+    """One line: what it costs to ask the teacher about the rows that the filters let through (`passed`).
 
     `model`: the teacher, or who takes its place (`served.resolve_teacher`). Replies that have to be asked for again
     are not foreseen; each costs about as much once more, and the cap holds for them too.
     """
-    prompts = [teacher.teacher_prompt(row, run.teacher.feedback) for row in filters.before(rows, run.filters)[0]]
+    prompts = [teacher.teacher_prompt(row, run.teacher.feedback) for row in passed]
     asked = [wire.request(model, prompt, run.teacher.decoding) for prompt in prompts]
     store = Store(calls.store) if calls.store.exists() else None
     try:

@@ -94,20 +94,21 @@ def _calls(run: Profile, stage: str, mode: str) -> Calls:
 
 
 def _teaching(run: Profile, mode: str) -> tuple[str, list[Any], float]:
-    from bpo_utils import bill, records
+    from bpo_utils import bill, filters, records
     from bpo_utils.chat import money, served
     from bpo_utils.notebook import WrongUse
 
     folder, calls = paths.run_dir(run.name), _calls(run, "02", mode)
     try:
         files = [folder / "01_data" / f"{name}.jsonl" for name in ("train", "validation")]
-        rows = [row for file in files for row in records.read_rows(file, records.Preference)]
+        # each by itself, as notebook 02 does: a validation row is not dropped for being like a training row
+        parts = [filters.before(records.read_rows(file, records.Preference), run.filters)[0] for file in files]
         model, found = served.resolve_teacher(run, calls)
     except FileNotFoundError as error:
         raise WrongUse(f"the plan needs the preference rows: {error}") from error
     except ValueError as error:
         raise WrongUse(str(error)) from error
-    lines, spent = bill.teaching(run, rows, model, calls), bill.spent(calls)
+    lines, spent = bill.teaching(run, [row for part in parts for row in part], model, calls), bill.spent(calls)
     told = f"{found}\n\n{money.table(lines)}\n\nSpent so far: ${spent:.4f}. "
     return told + "Unreadable replies are asked for again, which is not foreseen here.", lines, spent
 

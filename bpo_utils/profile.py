@@ -116,7 +116,9 @@ class Rewriting(Decoding):
     mode: Literal["stable", "aggressive", "greedy", "iterative", "published"] = "stable"
     backend: Literal["transformers", "continuous", "served"] = "transformers"
     model: str = ""  # a Hub id (THUDM/BPO) or a folder, of a model or of LoRA adapters; empty: what notebook 03 trained
-    base_url: str = ""  # backend served: an OpenAI-compatible server (vLLM ...), such as http://127.0.0.1:8000/v1
+    # backend served: an OpenAI-compatible server of your own (vLLM ...), such as http://127.0.0.1:8000/v1; taken to
+    # cost nothing, so no cap holds for it
+    base_url: str = ""
     samples: int = Field(default=5, ge=1)  # aggressive; upstream's infer_example.py: 5
     min_growth_tokens: int = Field(default=5, ge=0)  # aggressive; upstream: at least the prompt's tokens + 5
     rounds: int = Field(default=5, ge=1)  # iterative; the paper, section 4.5: up to 5

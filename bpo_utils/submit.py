@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpo_utils import paths, shard_files
+from bpo_utils.chat import capabilities
 from bpo_utils.notebook import WrongUse
 from bpo_utils.profile import Profile, Training
 
@@ -146,7 +147,7 @@ def problems(run: Profile, start: str, shards: int) -> list[str]:
     if start in ("data", "train") and run.training.push_to:
         upload = f"hf upload {run.training.push_to} {paths.shown(folder / '03_training' / 'model')}"
         wrong.append(f"push_to would fail, as jobs work offline; leave it empty, and upload afterwards: {upload}")
-    if start == "data" and run.teacher.provider not in ("mini", "recorded"):
+    if start == "data" and run.teacher.provider not in ("recorded", *capabilities.IN_PROCESS):
         told = (
             f"the teacher {run.teacher.model} would have to be asked, and jobs work offline; where there is a network"
         )

@@ -3,6 +3,7 @@
 The teacher is a local server that speaks OpenAI's protocol. The steps build on each other, in one folder.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import fake_api
 import pytest
 import yaml
 
-from bpo_utils import chat, paths, profile, records, teacher
+from bpo_utils import chat, cli_calls, paths, profile, records, teacher
 from bpo_utils.chat.store import Store, now
 
 KEY = "sk-planted-93ab0c4e"
@@ -138,3 +139,13 @@ def test_a_teacher_answers_in_a_batch(taught, tmp_path, monkeypatch):
     found, again = teacher.replies([ROWS[3], ROWS[4]], ask, settings, [])
     assert [reply.text for reply in found] == [GOOD, GOOD] and again == 0
     assert taught.api.stats()["endpoints"]["batches"] >= 1
+
+
+def test_the_plan_drops_no_validation_row_for_being_like_a_training_row(run_folder):
+    priced = {"provider": "openai", "model": "gpt-4o", "price": profile.Price(**PRICE)}
+    loaded = profile.load("smoke")
+    run = loaded.model_copy(update={"teacher": loaded.teacher.model_copy(update=priced)})
+    for name, good in (("train", "One."), ("validation", "Another.")):
+        like = dataclasses.replace(ROWS[0], id=name, good=good)
+        records.write_rows(run_folder / "smoke" / "01_data" / f"{name}.jsonl", [like])
+    assert [line.calls for line in cli_calls.plan(run, "replay", "02")[1]] == [2]
