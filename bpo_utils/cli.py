@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     which = run.add_mutually_exclusive_group()
     which.add_argument("--from", dest="start", metavar="NN", help="begin with this notebook, such as 03")
     which.add_argument("--only", metavar="NN", help="run this notebook only")
+    run.add_argument("--all", action="store_true", help="the further experiments too (07 and up)")
     run.add_argument("--force", action="store_true", help="run the chosen notebooks even if they are up to date")
     cli_calls.add_options(run)
     run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="set a parameter")
@@ -87,6 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     given = {}
     resume = ["bpo", "run", "--profile", arguments.profile]
     resume += ["--calls", arguments.calls] if arguments.calls != "online" else []
+    resume += ["--all"] if arguments.all else []
     if arguments.notebooks != paths.NOTEBOOKS:
         resume += ["--notebooks", str(arguments.notebooks)]
     for pair in arguments.given:
@@ -102,6 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
         profile,
         start=arguments.start,
         only=arguments.only,
+        further=arguments.all,
         force=arguments.force,
         parameters=given,
         notebooks_dir=arguments.notebooks.resolve(),
@@ -121,7 +124,7 @@ def _status(arguments: argparse.Namespace) -> int:
     entries, held = ledger.latest(place.run), ledger.is_held(place.run)
     rows = [["notebook", "last run", "at (UTC)", "took", "next run"]]
     for each in notebook.find(arguments.notebooks.resolve()):
-        if each.number not in profile.notebooks:
+        if each.number not in (*profile.notebooks, *profile.further):
             continue
         entry = entries.get(each.name)
         why = runner.why_run(each, each.values({"profile": profile.name}), place)

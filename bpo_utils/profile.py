@@ -193,10 +193,23 @@ class Judging(Section):
         return Decoding(top_p=1.0, batch_size=1, **chosen)
 
 
+class Iterating(Section):
+    """Notebook 07: rounds of rewriting, the teacher without feedback, scaling, training-set size, label noise."""
+
+    seeds: list[int]
+
+
+class Aligning(Section):
+    """Notebook 08: BPO as data augmentation, against and on top of DPO and a policy gradient."""
+
+    seeds: list[int]
+
+
 class Profile(Section):
     name: str
     label: str  # written into every title, so that no figure is mistaken for another run's
     notebooks: list[str]  # the notebooks that this profile can run, by number
+    further: list[str] = []  # further experiments, by number: run by `bpo run --all`, or when asked for by number
     stops_because: str  # what the next stage would need; empty if the profile runs them all
     cell_timeout_s: int
     data: Data
@@ -212,6 +225,8 @@ class Profile(Section):
     store_completions: bool = True  # OpenAI keeps replies for a while, so that one lost in a crash can be looked up
     successors: bool = False  # a model no longer served is replaced by its successor, named so; false: an error
     controls: list[str]
+    iterating: Iterating | None = None
+    aligning: Aligning | None = None
 
 
 def names() -> list[str]:
@@ -249,6 +264,7 @@ def _explain(problem: Any) -> str:
 
 def _known_keys() -> list[str]:
     sections = (Profile, Source, Data, Teacher, Filters, Training, Lora, Rewriting, Model, Price, Limits, Judging)
+    sections += (Iterating, Aligning)
     return sorted({name for section in sections for name in section.model_fields})
 
 

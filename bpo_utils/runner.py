@@ -36,6 +36,7 @@ def run(
     *,
     start: str | None = None,
     only: str | None = None,
+    further: bool = False,
     force: bool = False,
     parameters: dict[str, object] | None = None,
     notebooks_dir: Path = paths.NOTEBOOKS,
@@ -44,15 +45,15 @@ def run(
 ) -> dict[str, str]:
     """Run the notebooks of a profile until one fails; returns the status of each by name, in order.
 
-    `start` and `only` are notebook numbers; `force` runs the selected ones even if up to date. `before` is called with
-    every notebook that is about to run and returns parameters to add; it may raise to stop there. Raises WrongUse
-    before anything starts (wrong parameter, number, missing input, run folder in use), KeyboardInterrupt after
-    recording it.
+    `start` and `only` are notebook numbers; `further` adds the profile's further experiments; `force` runs the
+    selected ones even if up to date. `before` is called with every notebook that is about to run and returns
+    parameters to add; it may raise to stop there. Raises WrongUse before anything starts (wrong parameter, number,
+    missing input, run folder in use), KeyboardInterrupt after recording it.
     """
     everything = find(notebooks_dir)
     place = place_of(profile.name)
     mine = of_profile(profile, everything, place)
-    selected = select(mine, profile, start, only)
+    selected = select(mine, profile, start, only, further)
     injected = assign(selected, profile.name, parameters or {})
     resume = resume or f"bpo run --profile {profile.name}"
     width = max(len(notebook.name) for notebook in selected)
@@ -71,7 +72,9 @@ def run(
             if states[notebook.name] not in GOOD:
                 return states
         waiting = [
-            n.name for n in mine if n.name not in states and why_run(n, n.values({"profile": profile.name}), place)
+            n.name
+            for n in select(mine, profile, None, None, further)
+            if n.name not in states and why_run(n, n.values({"profile": profile.name}), place)
         ]
     progress.results(place, profile.label, waiting)
     if profile.stops_because:
@@ -88,17 +91,24 @@ def reached_the_cap(profile: str, states: dict[str, str]) -> bool:
 def of_profile(profile: Profile, everything: list[Notebook], place: Place) -> list[Notebook]:
     """The notebooks of a profile. What only another profile's notebook writes is an input of theirs if it is there."""
 
+    numbers = [*profile.notebooks, *profile.further]
+
     def wanted(entry: str) -> bool:
         writer = writer_of(entry, everything)
-        foreign = writer is not None and writer.number not in profile.notebooks
+        foreign = writer is not None and writer.number not in numbers
         return not foreign or ledger.digest(place.find(entry)) is not None
 
-    mine = [notebook for notebook in everything if notebook.number in profile.notebooks]
+    mine = [notebook for notebook in everything if notebook.number in numbers]
     return [dataclasses.replace(each, reads=tuple(filter(wanted, each.reads))) for each in mine]
 
 
-def select(notebooks: list[Notebook], profile: Profile, start: str | None, only: str | None) -> list[Notebook]:
-    """The notebooks to run, by --from and --only. Raises WrongUse for a number that the profile does not have."""
+def select(
+    notebooks: list[Notebook], profile: Profile, start: str | None, only: str | None, further: bool = False
+) -> list[Notebook]:
+    """The notebooks to run, by --from, --only and --all; a further experiment runs if one of them asks for it.
+
+    Raises WrongUse for a number that the profile does not have.
+    """
     numbers = [notebook.number for notebook in notebooks]
     for option, number in (("--from", start), ("--only", only)):
         if number is not None and number.zfill(2) not in numbers:
@@ -109,7 +119,9 @@ def select(notebooks: list[Notebook], profile: Profile, start: str | None, only:
         raise WrongUse(f"none of the notebooks {', '.join(profile.notebooks)} of profile {profile.name} is there")
     if only is not None:
         return [notebook for notebook in notebooks if notebook.number == only.zfill(2)]
-    return [notebook for notebook in notebooks if start is None or notebook.number >= start.zfill(2)]
+    further = further or (start or "").zfill(2) in profile.further
+    wanted = [notebook for notebook in notebooks if further or notebook.number not in profile.further]
+    return [notebook for notebook in wanted if start is None or notebook.number >= start.zfill(2)]
 
 
 def check_inputs(selected: list[Notebook], everything: list[Notebook], place: Place, profile: Profile) -> None:

@@ -46,6 +46,17 @@ def test_only_what_changed_runs_again(place, tmp_path, monkeypatch, capsys):
     assert runner.why_run(runner.find(folder)[0], {"profile": "mini", "seed": 3}, place) == "the package code changed"
 
 
+def test_further_experiments_run_only_when_asked_for(place, tmp_path, capsys):
+    folder = chain(tmp_path / "notebooks")
+    profile = short_profile("01", "02", further=["03"])
+    assert list(runner.run(profile, notebooks_dir=folder)) == ["01_seed", "02_odd"]
+    assert "03_last" not in capsys.readouterr().out
+    assert list(runner.run(profile, notebooks_dir=folder, start="02")) == ["02_odd"]
+    assert runner.run(profile, notebooks_dir=folder, further=True)["03_last"] == "done"
+    assert runner.run(profile, notebooks_dir=folder, only="03", force=True) == {"03_last": "done"}
+    assert runner.run(profile, notebooks_dir=folder, start="03", force=True) == {"03_last": "done"}
+
+
 def test_changed_or_missing_outputs_are_made_again(place, tmp_path):
     folder = chain(tmp_path / "notebooks")
     runner.run(short_profile("01"), notebooks_dir=folder)
