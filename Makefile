@@ -10,13 +10,21 @@ BIN = .venv/bin
 STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution \
 	metadata.widgets metadata.language_info.version"
 
-.PHONY: help reproduce test lint lab training clean distclean venv
+.PHONY: help reproduce reproduce-all report test lint lab training rlhf clean distclean venv
 
 help:  ## print this list
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-reproduce: venv  ## the experiment from data to figure; PROFILE=mini is the default, what is up to date is skipped
+reproduce: venv  ## the experiment from data to report; PROFILE=mini is the default, what is up to date is skipped
 	@$(BIN)/bpo run --profile "$(PROFILE)"
+	@$(BIN)/bpo report --profile "$(PROFILE)"
+
+reproduce-all: venv  ## the same with the further experiments (07 and up), which the report then includes
+	@$(BIN)/bpo run --profile "$(PROFILE)" --all
+	@$(BIN)/bpo report --profile "$(PROFILE)"
+
+report: venv  ## the report again, from a run that is there: HTML and PDF, in English and Chinese
+	@$(BIN)/bpo report --profile "$(PROFILE)"
 
 test: lint  ## lint, then every test, one run of all notebooks among them
 	$(BIN)/python -m pytest
@@ -32,6 +40,9 @@ lab: venv  ## open the notebooks in JupyterLab
 
 training: venv  ## add DeepSpeed and peft to .venv, for training on GPUs; the miniature does without
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-training.txt -c requirements.lock
+
+rlhf: venv  ## add TRL to .venv, for the comparison with RLHF by that library (notebook 08)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-rlhf.txt -c requirements.lock
 
 clean:  ## remove runs/ (every result in it) and caches; .venv and figures/ stay
 	rm -rf runs dist build/lib build/bdist.* bpo_utils.egg-info .pytest_cache .ruff_cache

@@ -11,6 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
+REPORT = ROOT / "report"  # its text in two languages, words and published numbers
 PROFILES = PACKAGE / "profiles"
 FACTS = PACKAGE / "facts"  # published numbers, each with its source
 FONT = PACKAGE / "fonts" / "NotoSansSC-subset.ttf"  # SIL Open Font License, see fonts/OFL.txt

@@ -1,8 +1,8 @@
-"""Make NotoSansSC-subset.ttf again: python make_subset.py PATH/NotoSansCJK-Regular.ttc (see README.md).
+"""Make the two subset fonts again: python make_subset.py FOLDER (of NotoSansCJK-Regular.ttc and -Bold.ttc; README.md).
 
-Keeps the characters of characters.txt and ASCII, turns the CFF outlines into TrueType ones, because matplotlib embeds
-every font in a PDF as TrueType, and gives the family a name of its own, so that a full Noto font on the machine is not
-taken instead.
+Keeps ASCII, Latin-1, GB2312 and the characters of characters.txt, turns the CFF outlines into TrueType
+ones, because matplotlib embeds every font in a PDF as TrueType, and gives the family a name of its own, so that a full
+Noto font on the machine is not taken instead.
 """
 
 import sys
@@ -17,18 +17,27 @@ FOLDER = Path(__file__).resolve().parent
 FAMILY = "Noto Sans SC Subset"
 SIMPLIFIED_CHINESE = 2  # place of the face "Noto Sans CJK SC" in the collection
 MAX_ERROR = 1.0  # units of 1000 per em: not visible
+FILES = {"Regular": "NotoSansSC-subset.ttf", "Bold": "NotoSansSC-subset-bold.ttf"}
+
+
+def wanted() -> set[int]:
+    """Code points to keep: printable ASCII and Latin-1, the 6,763 characters of GB2312, characters.txt."""
+    listed = (FOLDER / "characters.txt").read_text(encoding="utf-8").replace("\n", "")
+    # Rows 16 to 87 of GB2312, 94 characters each; five places of row 55, the last of level 1, are empty.
+    pairs = (bytes((row, cell)) for row in range(0xB0, 0xF8) for cell in range(0xA1, 0xFF))
+    chinese = "".join(pair.decode("gb2312", "ignore") for pair in pairs)
+    return {ord(character) for character in listed + chinese} | {*range(0x20, 0x7F), *range(0xA0, 0x100)}
 
 
 def load_subset(collection: Path) -> TTFont:
-    """The Simplified Chinese face with only the characters of characters.txt and printable ASCII."""
+    """The Simplified Chinese face with only the wanted characters that it has."""
     options = subset.Options(
         layout_features=[], hinting=False, notdef_outline=True, name_IDs=[0, 1, 2, 3, 4, 5, 6, 13, 14]
     )
     options.drop_tables += ["VORG", "vhea", "vmtx", "BASE", "GPOS", "GSUB", "GDEF", "DSIG"]
     font = TTFont(collection, fontNumber=SIMPLIFIED_CHINESE, recalcTimestamp=False)
     subsetter = subset.Subsetter(options)
-    listed = (FOLDER / "characters.txt").read_text(encoding="utf-8").replace("\n", "")
-    subsetter.populate(unicodes={ord(character) for character in listed} | set(range(0x20, 0x7F)))
+    subsetter.populate(unicodes=wanted())
     subsetter.subset(font)
     return font
 
@@ -56,24 +65,27 @@ def to_truetype(font: TTFont) -> None:
     font.sfntVersion = "\000\001\000\000"
 
 
-def rename(font: TTFont) -> None:
+def rename(font: TTFont, style: str) -> None:
     """Give the family its own name; copyright and licence entries stay as they are."""
-    postscript = FAMILY.replace(" ", "") + "-Regular"
-    for identifier, text in {1: FAMILY, 2: "Regular", 3: postscript, 4: FAMILY, 6: postscript}.items():
+    postscript = f"{FAMILY.replace(' ', '')}-{style}"
+    full = FAMILY if style == "Regular" else f"{FAMILY} {style}"
+    for identifier, text in {1: FAMILY, 2: style, 3: postscript, 4: full, 6: postscript}.items():
         font["name"].setName(text, identifier, 3, 1, 0x409)
     font["name"].names = [entry for entry in font["name"].names if (entry.platformID, entry.langID) == (3, 0x409)]
 
 
 def main() -> None:
-    """Write the subset font beside this script."""
+    """Write the subset fonts beside this script."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python make_subset.py PATH/NotoSansCJK-Regular.ttc")
-    font = load_subset(Path(sys.argv[1]))
-    to_truetype(font)
-    rename(font)
-    target = FOLDER / "NotoSansSC-subset.ttf"
-    font.save(target)
-    print(f"{target.name}: {len(font.getGlyphOrder())} glyphs, {target.stat().st_size / 1000:.0f} kB")
+        sys.exit("usage: python make_subset.py FOLDER, the folder of NotoSansCJK-Regular.ttc and NotoSansCJK-Bold.ttc")
+    for style, name in FILES.items():
+        font = load_subset(Path(sys.argv[1]) / f"NotoSansCJK-{style}.ttc")
+        to_truetype(font)
+        rename(font, style)
+        if style == "Bold":
+            font["post"].formatType = 3.0  # names of glyphs are for matplotlib, which has no use for this one
+        font.save(FOLDER / name)
+        print(f"{name}: {len(font.getGlyphOrder())} glyphs, {(FOLDER / name).stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
