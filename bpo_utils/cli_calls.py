@@ -17,11 +17,13 @@ if TYPE_CHECKING:  # what they import is not for `bpo --help` to wait for
     from bpo_utils.notebook import Notebook
     from bpo_utils.profile import Profile
 
-STORES = {  # of the notebooks that make calls: the teacher; answer models and judges
+STORES = {  # of the notebooks that make calls: the teacher; answer models and judges; all of these once more
     "02": Path("02_pairs/calls.sqlite"),
     "05": Path("05_judging/calls.sqlite"),
+    "07": Path("07_iterate/calls.sqlite"),
 }
 STAGES = tuple(STORES)
+PLANNED = ("02", "05")  # what notebook 07 asks depends on rewriters that it trains first: it shows the price itself
 MODES = ("online", "batch", "replay")
 
 
@@ -42,7 +44,7 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     calls = commands.add_parser("calls", help="the store of calls: what it holds; export, import, salvage")
     calls.add_argument("action", choices=("status", "export", "import", "salvage"))
     calls.add_argument("file", nargs="?", type=Path, metavar="FILE", help="JSON Lines to write or to read")
-    calls.add_argument("--stage", choices=STAGES, default="05", help="whose store: notebook 02 (the teacher) or 05")
+    calls.add_argument("--stage", choices=STAGES, default="05", help="whose store: notebook 02 (the teacher), 05 or 07")
     calls.add_argument("--store", type=Path, metavar="FILE", help="a store that lies elsewhere")
     pages = commands.add_parser("judgments", help="a page of all judgments to filter and read; pairs to label by hand")
     pages.add_argument("--rewriters", default="bpo", metavar="NAMES", help="names with commas, or all (default: bpo)")
@@ -66,12 +68,15 @@ def agreed(run: Profile, arguments: argparse.Namespace) -> Callable[[Notebook], 
         from bpo_utils import bill
         from bpo_utils.chat import money
 
-        text, lines, spent = plan(run, arguments.calls, notebook.number)
-        cap = bill.default_cap(lines, spent)
-        if arguments.max_usd is not None:  # for the whole run: what the other notebook has spent is gone
+        if notebook.number in PLANNED:
+            text, lines, spent = plan(run, arguments.calls, notebook.number)
+            cap, free = bill.default_cap(lines, spent), money.total(lines, "worst") == 0.0
+        else:
+            text, cap, free = _unplanned(notebook.number), 0.0, arguments.max_usd is None
+        if arguments.max_usd is not None:  # for the whole run: what the other notebooks have spent is gone
             elsewhere = [_calls(run, stage, "online") for stage in STAGES if stage != notebook.number]
             cap = max(0.0, arguments.max_usd - sum(map(bill.spent, elsewhere)))
-        if money.total(lines, "worst") != 0.0 and arguments.calls != "replay":
+        if not free and arguments.calls != "replay":
             print(text)
             _ask(cap, arguments)
         return {"max_usd": cap, "calls": arguments.calls}
@@ -82,8 +87,12 @@ def agreed(run: Profile, arguments: argparse.Namespace) -> Callable[[Notebook], 
 def plan(run: Profile, mode: str, stage: str = "05") -> tuple[str, list[Any], float]:
     """(the plan as text, its lines, US dollars spent so far) of the calls of one notebook, 02 or 05.
 
-    Raises WrongUse if the files that it would read are missing, or if it makes no calls.
+    Raises WrongUse if the files that it would read are missing, if it makes no calls, or for notebook 07.
     """
+    if stage not in PLANNED:
+        from bpo_utils.notebook import WrongUse
+
+        raise WrongUse(_unplanned(stage))
     return _teaching(run, mode) if stage == "02" else _judging(run, mode)
 
 
@@ -140,8 +149,8 @@ def _judging(run: Profile, mode: str) -> tuple[str, list[Any], float]:
 
 def dry_run(run: Profile, arguments: argparse.Namespace) -> int:
     """`bpo run --dry-run`, for the notebook of --only, else for the one with most calls."""
-    stages = _stages(run)
-    chosen = arguments.only or (stages[-1] if stages else STAGES[-1])
+    stages = [stage for stage in _stages(run) if stage in PLANNED]
+    chosen = arguments.only.zfill(2) if arguments.only else (stages[-1] if stages else PLANNED[-1])
     print(plan(run, arguments.calls, chosen)[0])
     return 0
 
@@ -211,9 +220,17 @@ def _agreement(labels: list[dict[str, str]], run: Run) -> str:
 
 def _stages(run: Profile) -> list[str]:
     """The notebooks of a profile that send something to a model outside the miniature."""
-    models = {"02": [run.teacher.as_model], "05": [*run.answer_models, *run.judges]}
+    asked = [*run.answer_models, *run.judges]
+    models = {"02": [run.teacher.as_model], "05": asked, "07": asked if "07" in run.further else []}
     inside = ("mini", "recorded")
     return [stage for stage in STAGES if any(model.provider not in inside for model in models[stage])]
+
+
+def _unplanned(stage: str) -> str:
+    return (
+        f"What notebook {stage} asks depends on rewriters that it makes first, so its price is not known yet: "
+        "it prints it before the first call, and without --max-usd sends nothing that costs money."
+    )
 
 
 def _ask(cap: float, arguments: argparse.Namespace) -> None:

@@ -196,13 +196,65 @@ class Judging(Section):
 class Iterating(Section):
     """Notebook 07: rounds of rewriting, the teacher without feedback, scaling, training-set size, label noise."""
 
-    seeds: list[int]
+    seeds: list[int] = Field(min_length=1)  # of rewriters: order, decoding, which pairs and labels are drawn
+    prompts: int | None = Field(default=None, ge=2)  # test prompts, drawn from every set by its share; null: all
+    answer_model: str  # answers in the experiments that have one answer model (paper: gpt-3.5-turbo)
+    rounds: int = Field(default=5, ge=2)  # the paper, section 4.5: up to five
+    sizes: list[int] = []  # training pairs; all of them come besides
+    noise: list[float] = []  # shares of the preference rows whose good and bad response change places
+    noise_pairs: int | None = Field(default=None, ge=1)  # pairs of the noise curve; null: all
+    # who is asked without feedback and with changed labels; null: the profile's teacher (not where it was recorded)
+    teacher: Teacher | None = None
+    epochs: int | None = Field(default=None, ge=1)  # of these trainings; null: as notebook 03
+    global_batch: int | None = Field(default=None, ge=1)  # null: as notebook 03
+    micro_batch: int | None = Field(default=None, ge=1)  # null: as notebook 03
+    at_once: int = Field(default=1, ge=1)  # trainings at the same time here, each with its share of the cores
+
+
+class Dpo(Section):
+    """Direct preference optimization of the answer model (arXiv 2305.18290). The paper gives no settings: ours."""
+
+    beta: float = Field(gt=0)
+    learning_rate: float
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)  # preference rows per optimizer step
+
+
+class PolicyGradient(Section):
+    """RLOO (arXiv 2402.14740) in the place of the paper's PPO, with the learned preference model as reward."""
+
+    beta: float = Field(ge=0)  # what a nat of KL to the model as it was costs of the reward
+    learning_rate: float
+    steps: int = Field(ge=1)
+    prompts: int = Field(ge=1)  # per optimizer step
+    samples: int = Field(ge=2)  # answers drawn for a prompt; the others are the baseline of each
+
+
+class Instructions(Section):
+    """BPO as data augmentation: an instruction set answered by one model, to train another."""
+
+    answered_by: str  # one of answer_models; the paper: text-davinci-003
+    base: str  # what is trained on the answers, as in Training; the paper: llama-7b, llama-13b
+    full: int = Field(ge=2)  # the paper: 52k
+    small: int = Field(ge=1)  # the first of them; the paper: 1k, a random subset
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)  # rows per optimizer step
+    learning_rate: float
 
 
 class Aligning(Section):
     """Notebook 08: BPO as data augmentation, against and on top of DPO and a policy gradient."""
 
     seeds: list[int]
+    base: str  # the answer model that is aligned, as in Training: mini:NAME, or a Hub id or local folder
+    reward: str  # the learned preference model, likewise
+    library: Literal["own", "trl"] = "own"  # who trains; trl: the optional extra of that name, slower on the miniature
+    preference_rows: int | None = Field(default=None, ge=2)  # to train on, the first ones; null: all
+    looks: int = Field(default=4, ge=1)  # measurements on held-out prompts during a training
+    questions: int | None = Field(default=None, ge=2)  # test prompts, each set in its share; null: all
+    dpo: Dpo
+    policy_gradient: PolicyGradient
+    instructions: Instructions
 
 
 class Profile(Section):
@@ -264,7 +316,7 @@ def _explain(problem: Any) -> str:
 
 def _known_keys() -> list[str]:
     sections = (Profile, Source, Data, Teacher, Filters, Training, Lora, Rewriting, Model, Price, Limits, Judging)
-    sections += (Iterating, Aligning)
+    sections += (Iterating, Aligning, Dpo, PolicyGradient, Instructions)
     return sorted({name for section in sections for name in section.model_fields})
 
 

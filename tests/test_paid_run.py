@@ -187,3 +187,18 @@ def test_the_miniature_is_never_asked_about():
     )
     notebook = type("Notebook", (), {"number": "05", "parameters": {"max_usd": None}})
     assert before(notebook) == {}
+
+
+def test_notebook_07_is_not_priced_beforehand_and_spends_only_what_the_cap_leaves(run_folder, capsys, monkeypatch):
+    run = profile.load("paper")
+    notebook = type("Notebook", (), {"number": "07", "parameters": {"max_usd": None}})
+    options = {"calls": "online", "yes": True}
+    free = cli_calls.agreed(run, cli_calls.argparse.Namespace(max_usd=None, **options))
+    assert free(notebook) == {"max_usd": 0.0, "calls": "online"} and capsys.readouterr().out == ""
+    spent = {"02_pairs": 1.0, "05_judging": 2.5, "07_iterate": 0.7}
+    monkeypatch.setattr("bpo_utils.bill.spent", lambda calls: spent[calls.store.parent.name])
+    capped = cli_calls.agreed(run, cli_calls.argparse.Namespace(max_usd=5.0, **options))
+    assert capped(notebook) == {"max_usd": 1.5, "calls": "online"}
+    assert "its price is not known yet" in capsys.readouterr().out
+    with pytest.raises(WrongUse, match="its price is not known yet"):
+        cli_calls.plan(run, "online", "07")
