@@ -1,7 +1,8 @@
-"""All seven notebooks through the runner on the shrunken miniature, in processes of their own, as make does."""
+"""All notebooks through the runner on the shrunken miniature, as make does, in their own processes; and the report."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,52 @@ def test_misspelt_parameter_starts_nothing(tmp_path):
     assert (
         done.returncode == 2 and "learning_rate" in done.stderr and not (tmp_path / "runs/smoke/ledger.jsonl").exists()
     )
+
+
+@pytest.fixture(scope="module")
+def further(course, tmp_path_factory):
+    """A copy of the run, reported, then with the further experiments and reported again: (folder, printed, reports)."""
+    folder = tmp_path_factory.mktemp("further") / "course"
+    shutil.copytree(course[0], folder)
+    printed, reports = [], []
+    for words in (("report",), ("run", "--all"), ("report",)):
+        done = bpo(folder, *words, "--profile", "smoke")
+        assert done.returncode == 0, (words, done.stdout + done.stderr)
+        printed.append(done.stdout)
+        reports.append({path.name: path.read_bytes() for path in (folder / "runs/smoke/report").glob("*.*")})
+    return folder, printed[1], [reports[0], reports[2]]
+
+
+def test_further_experiments_add_two_notebooks_and_repeat_none(further):
+    states = dict(line.split()[:2] for line in further[1].splitlines()[:9])
+    assert list(states) == [path.stem for path in sorted((further[0] / "runs/smoke/notebooks").glob("*.ipynb"))]
+    assert [name[:2] for name, state in states.items() if state == "done"] == ["07", "08"]
+    assert sum(line.count("up to date") for line in further[1].splitlines()[:9]) == 7
+
+
+def test_further_results_have_intervals_around_their_means(further):
+    run = further[0] / "runs/smoke"
+    iterate = json.loads((run / "07_iterate/results.json").read_text(encoding="utf-8"))["rows"]
+    align = json.loads((run / "08_align/results.json").read_text(encoding="utf-8"))["comparisons"]
+    assert {row["experiment"] for row in iterate} == {"iterate", "feedback", "scaling", "sizes", "noise"}
+    assert {row["experiment"] for row in align} == {"rlhf", "augment"}
+    assert len({row["comparison"] for row in align if row["experiment"] == "rlhf"}) == 8
+    for row in iterate + align:
+        assert row["ci_low"] <= row["net_win"] <= row["ci_high"] and -1 <= row["net_win"] <= 1 and row["seeds"] == 1
+        assert row["judge"] in ("rubric", "preference") and len(row["spread"]) == 1
+
+
+def test_further_notebooks_hold_no_errors_or_warnings(further):
+    for path in (further[0] / "runs/smoke/notebooks").glob("0[78]_*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                assert output.output_type != "error" and output.get("name") != "stderr", (path.name, cell.id, output)
+
+
+def test_the_report_names_what_was_not_run_and_takes_it_in_when_it_was(further):
+    before, after = further[2]
+    assert set(before) == set(after) == {"en.html", "en.pdf", "zh.html", "zh.pdf"}
+    assert all(content.startswith(b"%PDF") for name, content in after.items() if name.endswith("pdf"))
+    for name, absent in (("en.html", "were not run for this report"), ("zh.html", "没有为本报告运行")):
+        assert before[name].decode().count(absent) == 2 and absent not in after[name].decode()
+        assert "fig-rlhf" in after[name].decode() and "fig-rlhf" not in before[name].decode()

@@ -25,8 +25,9 @@ from bpo_utils import paths
 ROOT = paths.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-TRAINING = (ROOT / "requirements-training.txt").read_text(encoding="utf-8").splitlines()
-ADDED = dict(line.split("==") for line in TRAINING if not line.startswith("#"))  # what make training installs
+FURTHER = ("requirements-training.txt", "requirements-rlhf.txt")  # what make training and make rlhf install
+TRAINING = [line for name in FURTHER for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+ADDED = dict(line.split("==") for line in TRAINING if not line.startswith("#"))
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 SETUP = (ROOT / "tools" / "setup.sh").read_text(encoding="utf-8")
 BASE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
@@ -44,7 +45,7 @@ COURSE_LIBRARIES = [
     "seaborn",
 ]
 CUDA = ("nvidia-", "cuda-", "triton")
-OTHER_NAMES = {"yaml": "pyyaml", "_pytest": "pytest", "sklearn": "scikit-learn"}  # import name -> name of the package
+OTHER_NAMES = {"yaml": "pyyaml", "_pytest": "pytest", "sklearn": "scikit-learn", "pypandoc": "pypandoc-binary"}
 HEAVY = {
     "IPython",
     "accelerate",
@@ -57,7 +58,8 @@ HEAVY = {
     "nbclient",
 }
 HEAVY |= {"aiolimiter", "anyio", "openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tenacity"}
-HEAVY |= {"datasketch", "peft", "py3langid", "sacrebleu", "tokenizers", "torch", "transformers", "zhipuai"}
+HEAVY |= {"datasketch", "peft", "py3langid", "sacrebleu", "tokenizers", "torch", "transformers", "trl"}
+HEAVY |= {"pypandoc", "typst", "zhipuai"}
 
 
 def pinned(name: str, python: str, system: str) -> str | None:
@@ -125,7 +127,7 @@ def test_the_libraries_of_the_course_are_declared_and_deepspeed_is_optional():
 
 
 def test_what_training_adds_is_pinned_and_declared():
-    for wanted in [*EXTRAS["deepspeed"], *EXTRAS["lora"]]:
+    for wanted in [*EXTRAS["deepspeed"], *EXTRAS["lora"], *EXTRAS["rlhf"]]:
         assert wanted.specifier.contains(ADDED[wanted.name])
     assert not ADDED.keys() & {pin.name for pin in PINS}
 
@@ -169,7 +171,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("folder", ["bpo_utils", "tests"])
 def test_every_imported_library_is_declared(folder):
     declared = {canonicalize_name(wanted.name) for wanted in BASE}
-    extras = ["deepspeed", "lora", "alpaca-eval"] if folder == "bpo_utils" else ["test"]
+    extras = ["deepspeed", "lora", "rlhf", "alpaca-eval"] if folder == "bpo_utils" else ["test", "rlhf"]
     declared |= {canonicalize_name(wanted.name) for extra in extras for wanted in EXTRAS[extra]}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for name in imports(path):
@@ -244,7 +246,7 @@ case "$*" in
     "-m venv .venv") echo venv >>asked; mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/bpo ;;
     *"-r requirements.lock") echo lock >>asked; echo "$FAKE_PIP_LOG" >.venv/pip.log; exit "${FAKE_PIP:-0}" ;;
     *"-e .") echo package >>asked; exit "${FAKE_PACKAGE:-0}" ;;
-    "run --profile "*) echo "$*" >>asked ;;
+    "run --profile "* | "report --profile "*) echo "$*" >>asked ;;
     *) echo "unexpected: $*" >&2; exit 3 ;;
 esac
 """
@@ -296,11 +298,13 @@ def course(tmp_path):
 
 def test_first_call_installs_and_second_does_not(course):
     assert course.make("reproduce").returncode == 0
-    assert course.asked() == ["venv", "lock", "package", "run --profile mini"]
+    assert course.asked() == ["venv", "lock", "package", "run --profile mini", "report --profile mini"]
     for name in ("requirements.lock", "pyproject.toml"):
         os.utime(course.root / name)  # a checkout changes times; what counts is the content
     assert course.make("reproduce", "PROFILE=recorded").returncode == 0
-    assert course.asked() == ["run --profile recorded"]
+    assert course.asked() == ["run --profile recorded", "report --profile recorded"]
+    assert course.make("reproduce-all").returncode == 0
+    assert course.asked() == ["run --profile mini --all", "report --profile mini"]
 
 
 def test_only_what_changed_is_installed_again(course):
