@@ -7,8 +7,11 @@ about seeds, and the interval is as wide as that: where the seeds differ more th
 Student's for 2 degrees, 4.3, not 1.96.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from bpo_utils import stats
 
 SCORES = {"B": 1.0, "A": -1.0}  # any other verdict (tie, unreadable, refused) is 0 and stays in the denominator
 
@@ -26,8 +29,13 @@ class Mean:
 
 
 def net_win(verdicts: list[list[str]]) -> Mean:
-    """Net win (B - A) / n over seeds: a list of verdict letters per seed, the same questions in the same order."""
-    return over([[SCORES.get(letter, 0.0) for letter in letters] for letters in verdicts])
+    """Net win (B - A) / n over seeds: a list of verdict letters per seed, the same questions in the same order.
+
+    The interval ends at -1 and 1. If every verdict is alike it is the exact one of `stats.net_win`, as there.
+    """
+    found = over([[SCORES.get(letter, 0.0) for letter in letters] for letters in verdicts])
+    low, high = (found.low, found.high) if found.low < found.high else stats.exact_interval(found.mean, found.n)
+    return dataclasses.replace(found, low=max(-1.0, low), high=min(1.0, high))
 
 
 def over(table: Iterable[Iterable[float]]) -> Mean:
@@ -37,7 +45,7 @@ def over(table: Iterable[Iterable[float]]) -> Mean:
     questions, or no seed.
     """
     import numpy as np
-    from scipy import stats
+    from scipy.stats import t
 
     rows = [list(row) for row in table]
     sizes = sorted({len(row) for row in rows})
@@ -56,5 +64,5 @@ def over(table: Iterable[Iterable[float]]) -> Mean:
     variance = max(squares.sum(), squares.max())
     weight = (squares**2 / degrees).sum()
     freedom = variance**2 / weight if weight else n - 1
-    half = stats.t.ppf(0.975, freedom) * (variance / (k * n)) ** 0.5
+    half = t.ppf(0.975, freedom) * (variance / (k * n)) ** 0.5
     return Mean(mean, mean - float(half), mean + float(half), n, k, tuple(map(float, by_seed)))

@@ -31,7 +31,7 @@ def net_win(counts: dict[str, int]) -> Interval:
     wins, losses = counts.get("B", 0), counts.get("A", 0)
     net = (wins - losses) / n
     if max(wins, losses, n - wins - losses) == n:
-        return net, *_exact_interval(net, n)
+        return net, *exact_interval(net, n)
     half = t.isf(TAIL, n - 1) * (((wins + losses) / n - net**2) / (n - 1)) ** 0.5
     return net, max(-1.0, float(net - half)), min(1.0, float(net + half))
 
@@ -262,7 +262,7 @@ def _stratified(values: Iterable[float], strata: list[list[int]], resamples: int
     pooled = np.sum(strata, axis=0)
     mean = float(pooled @ values) / n
     if len(set(values[pooled > 0])) == 1:
-        return mean, *_exact_interval(mean, n)
+        return mean, *exact_interval(mean, n)
     random, sums = np.random.default_rng(seed), np.zeros(resamples)
     for counts, size in zip(strata, sizes, strict=True):
         sums += random.multinomial(size, np.asarray(counts) / size, size=resamples) @ values
@@ -275,8 +275,8 @@ def _on_unit_scale(name: str, net: Interval) -> dict[str, float]:
     return {name + ending: (1 + value) / 2 for ending, value in zip(("", "_low", "_high"), net, strict=True)}
 
 
-def _exact_interval(value: float, n: int) -> tuple[float, float]:
-    """Interval of the net win if every question gave `value`: the others' true share is below 1 - TAIL^(1/n)."""
+def exact_interval(value: float, n: int) -> tuple[float, float]:
+    """95 % interval of the net win if every question gave `value`: the others' true share is below 1 - TAIL^(1/n)."""
     others = 1 - TAIL ** (1 / n)
     return max(-1.0, value - others * (1 + abs(value))), min(1.0, value + others * (1 + abs(value)))
 

@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from bpo_utils import seeds
+from bpo_utils import stats as bpo_stats
 
 
 def test_one_seed_is_students_interval_over_questions():
@@ -39,6 +40,14 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(seed_sd):
 def test_verdicts_count_as_everywhere():
     found = seeds.net_win([["B", "A", "C", "B"], ["B", "invalid", "C", "B"]])
     assert found.mean == pytest.approx((0.25 + 0.5) / 2) and found.n == 4
+
+
+def test_equal_verdicts_leave_room_for_others_and_no_interval_leaves_the_scale():
+    ties = seeds.net_win([["C"] * 11])
+    assert (ties.low, ties.high) == pytest.approx(bpo_stats.net_win({"C": 11})[1:]) and ties.high > 0.1
+    wins = seeds.net_win([["B"] * 9 + ["A", "A"]] * 2)
+    assert -1 <= wins.low < wins.mean < wins.high <= 1
+    assert seeds.net_win([["B"] * 10 + ["C"]]).high == 1
 
 
 def test_unequal_rows_are_refused():
