@@ -32,8 +32,9 @@ def results():
     for share in (0.0, 0.4):
         add("noise", f"noise_{share:.0%}", "mini-middle", "original", 0.2 - share, noise=share, pairs=40)
     for judge in ("rubric", "preference"):
-        names = {"setting": "round_2_to_3", "answer_model": "mini-middle", "judge": judge}
-        steps.append(names | {"difference": 0.01, "ci_low": -0.02, "ci_high": 0.03, "n": 20, "seeds": 3})
+        names = {"answer_model": "mini-middle", "judge": judge, "n": 20, "seeds": 3}
+        steps.append({"setting": "round_1_to_2", "difference": -0.1, "ci_low": -0.2, "ci_high": -0.05} | names)
+        steps.append({"setting": "round_2_to_3", "difference": 0.01, "ci_low": -0.02, "ci_high": 0.03} | names)
     drift = [
         {"experiment": "iterate", "setting": f"round_{n}", "unchanged": 0.3 * n, "flagged": 0.1, "growth": 2.0}
         for n in range(1, 4)
@@ -59,7 +60,8 @@ def test_cards_are_those_of_this_notebook():
     run = SMOKE.model_copy(update={"iterating": SMOKE.iterating.model_copy(update={"rounds": 3})})
     cards = experiments.cards(results(), run)
     claims = {"f3_first_round": 2, "f3_saturates": 2, "t7_bpo_vs_original": 2, "t7_without_feedback": 2}
-    claims |= {"t7_bpo_vs_without_feedback": 2, "f7_small_bpo_vs_large": 4}
-    assert {name: sum(card.claim == name for card in cards) for name in claims} == claims and len(cards) == 14
+    claims |= {"t7_bpo_vs_without_feedback": 2, "f7_small_bpo_vs_large": 4, "f3_later_rounds": 2}
+    assert {name: sum(card.claim == name for card in cards) for name in claims} == claims and len(cards) == 16
     assert {card.verdict for card in cards if card.claim == "t7_bpo_vs_original"} == {"agrees"}
     assert {card.verdict for card in cards if card.claim == "f3_saturates"} == {"agrees"}
+    assert {card.verdict for card in cards if card.claim == "f3_later_rounds"} == {"differs"}

@@ -11,7 +11,7 @@ from bpo_utils.stats import smallest_detectable
 FACTS = yaml.safe_load((paths.FACTS / "claims.yaml").read_text(encoding="utf-8"))
 CLAIMS = [
     *("report_b_beats_a", "report_strongest_ties_most", "t3_api_models"),
-    *("t4_same_size", "f3_first_round", "f3_saturates"),
+    *("t4_same_size", "f3_first_round", "f3_later_rounds", "f3_saturates"),
     *("t7_bpo_vs_original", "t7_without_feedback", "t7_bpo_vs_without_feedback"),
     *("f7_small_bpo_vs_large", "t5_ppo_vs_original", "t5_bpo_vs_ppo"),
     *("t5_bpo_ppo_vs_original", "t5_bpo_ppo_vs_ppo", "t5_dpo_vs_original"),

@@ -9,7 +9,8 @@ questions and seeds), `spread` has one net win per seed, `share_B`, `share_C`, `
                 experiment is iterate (setting round_1 ...), feedback (bpo, no_feedback; against original or
                 no_feedback), scaling (<answer model>, <answer model>+bpo; against the last answer model's original
                 prompts), sizes (pairs_100 ... pairs_all; `pairs`) or noise (noise_0 ... noise_40; `noise`)
-    steps       {judge, setting, ...}: round_1_to_2: what the second round adds to the first, and so on
+    steps       {setting, judge, ...}: round_1_to_2: what the second round adds to the first, and so on; round_1_to_4:
+                what the rounds after the first add together, but for the last
     saturation  {judge, saturates_after}: the first round after which one more adds nothing that shows; null: none
     drift       {experiment, setting, growth, chrf, flagged, unchanged, ...}: what rewriting did to the texts
     trials      {trial, source, pairs, seed, seconds}: the rewriters, and whether they were trained or loaded

@@ -79,6 +79,9 @@ def iterated(arena: Arena, model: Model, group: Sequence[Trial]) -> tuple[list[R
         for number, gain in enumerate(gains):
             names = {"setting": f"round_{number}_to_{number + 1}", "answer_model": model.name, "judge": judge.name}
             steps.append(names | _difference(gain))
+        if len(gains) > 3:  # the paper's gain lasts up to the round before the last
+            names = {"setting": f"round_1_to_{len(gains) - 1}", "answer_model": model.name, "judge": judge.name}
+            steps.append(names | _difference(iterate.step(tables[1], tables[-2])))
         after = iterate.saturates_after(gains)
         saturation.append({"answer_model": model.name, "judge": judge.name, "saturates_after": after})
     return rows, steps, saturation
@@ -172,10 +175,11 @@ def cards(results: Mapping[str, Any], run: Profile) -> list[reproduced.Card]:
     for row in own:
         if claim := claims.get((row["experiment"], row["setting"], row["against"])):
             found.append(_card(claim, row, f"{row['answer_model']}, {row['judge']}", comparable))
-    last = f"round_{run.iterating.rounds - 1}_to_{run.iterating.rounds}"
+    before, last = run.iterating.rounds - 1, run.iterating.rounds
+    claims = {f"round_1_to_{before}": "f3_later_rounds", f"round_{before}_to_{last}": "f3_saturates"}
     for row in results["steps"]:
-        if row["setting"] == last:
-            found.append(_card("f3_saturates", row, f"{row['answer_model']}, {row['judge']}", comparable))
+        if claim := claims.get(row["setting"]):
+            found.append(_card(claim, row, f"{row['answer_model']}, {row['judge']}", comparable))
     for row in results["rows"]:
         if row["experiment"] == "scaling" and row["setting"].endswith("+bpo") and row["answer_model"] != row["against"]:
             label = f"{row['setting']} − {row['against']}, {row['judge']}"
