@@ -64,6 +64,8 @@ def text(number: Number, filters: tuple[str, ...] = (), language: str = "en") ->
             raise ValueError(f"no filter {each!r}; there are ci, digits=N, {', '.join(KINDS)}")
     if isinstance(number.value, dict):
         return number.value[language]
+    if number.kind == "count" and kind in ("percent", "points", "width"):
+        raise ValueError(f"{number.value} is a count and no share; take another number or leave {kind} out")
     if kind == "text" or not isinstance(number.value, int | float):
         return str(number.value)
     return written(float(number.value), kind, digits)

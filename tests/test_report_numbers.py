@@ -38,6 +38,11 @@ def test_numbers_are_written_by_their_unit(value, kind, filters, said):
     assert shown(value, kind, *filters) == said
 
 
+def test_a_count_is_never_shown_as_a_share():
+    with pytest.raises(ValueError, match="346 is a count and no share"):
+        text(Number("a.n", 346, "count"), ("percent",))
+
+
 def test_interval_has_the_percent_sign_once():
     share, low, high = (Number("a.b", value, "percent") for value in (0.5, 0.4, 0.6))
     assert interval(share, low, high) == "50.0\u00a0[40.0,\u00a060.0]\u00a0%"
