@@ -8,13 +8,12 @@ nothing in the files depends on the day, and the font comes with the package.
 import csv
 import io
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bpo_utils import bars, paths
-from bpo_utils.records import TEST_SETS, write_json
+from bpo_utils.records import TEST_SETS, write_bytes, write_json
 
 FAMILY = "Noto Sans SC Subset"
 STYLE = {
@@ -279,19 +278,5 @@ def _save(draw: Callable[[Any], None], size: tuple[float, float], data: dict, pa
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending, dpi=300, metadata=metadata)
-            written.append(_write_bytes(path_stem.with_name(f"{path_stem.name}.{ending}"), buffer.getvalue()))
+            written.append(write_bytes(path_stem.with_name(f"{path_stem.name}.{ending}"), buffer.getvalue()))
     return [*written, write_json(path_stem.with_name(f"{path_stem.name}.json"), data)]
-
-
-def _write_bytes(path: Path, content: bytes) -> Path:
-    """Write atomically, so that a full disk leaves the old picture and not half of a new one."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"could not write {path}: {error.strerror}; free some space, then draw again"
-        ) from error
-    return path

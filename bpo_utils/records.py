@@ -144,15 +144,20 @@ def joined(instruction: str, context: str) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically: temporary file in the same folder, fsync, rename.
+    """Write a text file as `write_bytes` does, in UTF-8."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file atomically: temporary file in the same folder, fsync, rename.
 
     Raises OSError that says what to do; the old file is then intact and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,7 +1,6 @@
 """The course report, built from a finished run: no number in it is typed. Syntax and names: report/README.md."""
 
 import datetime
-import os
 import re
 import shutil
 import tempfile
@@ -72,7 +71,7 @@ def build(sources: Sources, languages: tuple[str, ...] = LANGUAGES) -> list[Path
     Raises WrongUse if the run is not finished, or with everything that is wrong in the texts; nothing is written then.
     """
     finished(sources)
-    made: dict[str, str | bytes] = {}
+    made: dict[str, bytes] = {}
     problems = []
     with tempfile.TemporaryDirectory() as temporary:
         for language in languages:
@@ -82,7 +81,7 @@ def build(sources: Sources, languages: tuple[str, ...] = LANGUAGES) -> list[Path
                 problems.append(str(error))
     if problems:
         raise WrongUse("the report cannot be built\n" + "\n".join(problems))
-    return [_write(sources.makers.place.run / "report" / name, content) for name, content in made.items()]
+    return [records.write_bytes(sources.makers.place.run / "report" / name, content) for name, content in made.items()]
 
 
 def finished(sources: Sources) -> None:
@@ -98,7 +97,7 @@ def finished(sources: Sources) -> None:
         raise WrongUse(f"not done: {told}; run bpo run --profile {profile.name} first")
 
 
-def _both(sources: Sources, language: str, folder: Path) -> dict[str, str | bytes]:
+def _both(sources: Sources, language: str, folder: Path) -> dict[str, bytes]:
     """The two files of one language, by name."""
     report_build.prepare(folder, sources.report)
     it = text_of(sources, language, folder)
@@ -107,7 +106,7 @@ def _both(sources: Sources, language: str, folder: Path) -> dict[str, str | byte
     words = _words(it)
     ended = max(_ended(entry) for entry in sources.makers.entries.values())
     return {
-        f"{language}.html": report_build.html(texts[0], folder, words),
+        f"{language}.html": report_build.html(texts[0], folder, words).encode("utf-8"),
         f"{language}.pdf": report_build.pdf(texts[1], folder, words, int(ended.timestamp())),
     }
 
@@ -175,23 +174,6 @@ def _words(it: Text) -> dict[str, str]:
 
 def _ended(entry: ledger.Entry) -> datetime.datetime:
     return datetime.datetime.fromisoformat(entry.ended or entry.started)
-
-
-def _write(path: Path, content: str | bytes) -> Path:
-    """Write atomically, so that a failed build leaves the old report."""
-    if isinstance(content, str):
-        return records.write_text(path, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"could not write {path}: {error.strerror}; free some space, then build again"
-        ) from error
-    return path
 
 
 def listed(numbers: Numbers, pattern: str, language: str = "en") -> list[list[Any]]:
