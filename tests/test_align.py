@@ -308,3 +308,17 @@ def test_the_profiles_that_have_the_notebook_name_models_that_are_there():
         assert settings.instructions.small < settings.instructions.full
         for base in (settings.base, settings.reward, settings.instructions.base):
             base_folder(base)
+
+
+def test_named_rows_go_by_claim_judge_and_topics():
+    row = {
+        "claim": "t6_full",
+        "judge": "rubric",
+        "comparison": "BPO-24 : ori-24",
+        "net_win": 0.2,
+        "n": 11,
+        "spread": [0.2],
+    }
+    assert compare.named([row | {"spread": [0.2]}]) == {"t6_full": {"rubric": {"net_win": 0.2, "n": 11}}}
+    both = [row | {"topics": "in the set"}, row | {"topics": "not in the set", "net_win": -0.1}]
+    assert compare.named(both)["t6_full"]["not in the set"]["rubric"]["net_win"] == -0.1

@@ -3,7 +3,7 @@
 import pytest
 
 from bpo_utils import profile, records
-from bpo_utils.further import experiments, figures
+from bpo_utils.further import experiments, figures, named
 
 SMOKE = profile.load("smoke")
 
@@ -65,3 +65,12 @@ def test_cards_are_those_of_this_notebook():
     assert {card.verdict for card in cards if card.claim == "t7_bpo_vs_original"} == {"agrees"}
     assert {card.verdict for card in cards if card.claim == "f3_saturates"} == {"agrees"}
     assert {card.verdict for card in cards if card.claim == "f3_later_rounds"} == {"differs"}
+
+
+def test_named_rows_do_not_depend_on_the_settings():
+    found = named.named(results())
+    assert found["first_round"]["rubric"]["net_win"] == 0.1 and found["last_round"]["rubric"]["round"] == 3
+    assert found["second_round"]["preference"]["difference"] == -0.1
+    assert [found[name]["rubric"]["pairs"] for name in ("fewest_pairs", "fewer_pairs", "all_pairs")] == [40, 40, 320]
+    assert found["most_noise"]["rubric"]["noise"] == 0.4 and found["drift_last_round"]["unchanged"] > 0.8
+    assert all(isinstance(value, int | float) for value in found["first_round"]["rubric"].values())

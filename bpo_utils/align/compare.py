@@ -127,6 +127,20 @@ def by_topic(
     return found
 
 
+def named(rows_found: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of rows as {claim: {judge: numbers}}, or {claim: {topics: {judge: numbers}}}.
+
+    For the report: these names do not depend on the sizes of a profile's instruction sets.
+    """
+    found: dict[str, Any] = {}
+    for row in rows_found:
+        place = found.setdefault(row["claim"], {})
+        if "topics" in row:
+            place = place.setdefault(row["topics"], {})
+        place[row["judge"]] = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    return found
+
+
 def cards(rows_found: list[dict[str, Any]], models: dict[str, str], comparable: bool = False) -> list[reproduced.Card]:
     """A card for every row; `models` names the trained model of each experiment.
 

@@ -12,6 +12,7 @@ questions and seeds), `spread` has one net win per seed, `share_B`, `share_C`, `
     steps       {setting, judge, ...}: round_1_to_2: what the second round adds to the first, and so on; round_1_to_4:
                 what the rounds after the first add together, but for the last
     saturation  {judge, saturates_after}: the first round after which one more adds nothing that shows; null: none
+    named       some of these rows under names that do not depend on the settings, for the report (`named`)
     drift       {experiment, setting, growth, chrf, flagged, unchanged, ...}: what rewriting did to the texts
     trials      {trial, source, pairs, seed, seconds}: the rewriters, and whether they were trained or loaded
 """
