@@ -126,11 +126,14 @@ def active(lines: list[Line], it: Text) -> Iterator[Line]:
 
 
 def _true(at: int, condition: str, it: Text) -> bool:
-    """A notebook's number, or comparisons joined by `and`."""
+    """A notebook's number, or comparisons and `known NAME` joined by `and`."""
     if re.fullmatch(r"\d\d", condition):
         return it.done(condition)
     result = True
     for each in re.split(r"\s+and\s+", condition):
+        if known := re.fullmatch(r"known\s+(\S+)", each):
+            result = result and known[1] in it.numbers.by_name
+            continue
         found = re.fullmatch(r"(\S+)\s*(<=|>=|<|>)\s*(\S+)", each)
         if not found:
             it.wrong(at, f"{each!r} is no condition; write a notebook's number, or comparisons joined by and")

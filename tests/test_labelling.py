@@ -252,7 +252,8 @@ def test_reload_keeps_the_labels_and_another_page_has_its_own(own_page, tmp_path
     assert choices(page) == "-AB-"
 
 
-def test_after_the_last_pair_comes_the_first_open_one(page):
+def test_after_the_last_pair_comes_the_first_open_one(own_page):
+    page = own_page
     press(page, Keys.ARROW_RIGHT, "a", "a", "a")
     assert place(page) == "Pair 1 of 4, 3 labelled"
     press(page, "a")

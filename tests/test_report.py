@@ -141,6 +141,14 @@ def test_further_experiment_is_included_once_it_is_done(sources):
     assert "Seven: " in page and ">+25.0</a>" in page and "Seven was not run" not in page
 
 
+def test_text_may_ask_whether_a_number_is_known(sources):
+    condition = "mini.pooled.mini_strong.rubric.net_win > 0.2 and mini.pooled.mini_strong.rubric.n >= 100"
+    for name, there in (("mini.pooled.mini_strong.rubric.net_win", True), ("mini.pooled.nobody", False)):
+        write_texts(sources.report, EN.replace(condition, f"known {name}"))
+        html = report.build(sources, ("en",))[0].read_text(encoding="utf-8")
+        assert ("It is clear" in html) == there
+
+
 def test_unfinished_run_and_profile_that_is_no_miniature(sources):
     unfinished = sources.profile.model_copy(update={"notebooks": ["06", "07"]})
     with pytest.raises(WrongUse, match=r"not done: 07 \(never run\); run bpo run"):
