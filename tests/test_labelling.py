@@ -160,13 +160,14 @@ def test_a_mark_before_the_text_does_no_harm(tmp_path):
 # --- in the browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("browser")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser(folder):
+    """A browser for each test: on a busy machine Chromium hands labels of the test before over late."""
     with chromium(folder) as started:
         yield started
 
