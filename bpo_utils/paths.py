@@ -15,6 +15,7 @@ REPORT = ROOT / "report"  # its text in two languages, words and published numbe
 PROFILES = PACKAGE / "profiles"
 FACTS = PACKAGE / "facts"  # published numbers, each with its source
 FONT = PACKAGE / "fonts" / "NotoSansSC-subset.ttf"  # SIL Open Font License, see fonts/OFL.txt
+REPORT_FONTS = PACKAGE / "fonts" / "report"
 MINI = PACKAGE / "mini"
 MINI_WORLD = MINI / "world"
 MINI_DATA = MINI / "data"

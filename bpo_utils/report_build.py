@@ -45,7 +45,7 @@ def pdf(markdown: str, folder: Path, words: dict[str, str], timestamp: int) -> b
         options += ["-V", f"{name}={words[name]}"]
     source = _pandoc(markdown, "typst", [*COMMON, *options], folder)
     (folder / "main.typ").write_text(source, encoding="utf-8")
-    fonts = [str(paths.FONT.parent)]
+    fonts = [str(paths.REPORT_FONTS)]
     compiler = typst.Compiler(str(folder / "main.typ"), root=str(folder), font_paths=fonts, ignore_system_fonts=True)
     try:
         made, warnings = compiler.compile_with_warnings(format="pdf", timestamp=timestamp, **FORM)

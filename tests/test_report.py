@@ -189,7 +189,10 @@ def test_command_lists_numbers_and_exits_1_for_what_is_stale(run_folder, capsys)
 def test_font_has_every_character_of_texts_and_facts():
     files = [*paths.REPORT.rglob("*.md"), *paths.REPORT.rglob("*.yaml"), *paths.FACTS.glob("*.yaml")]
     files += [paths.PACKAGE / "labels.yaml", paths.ROOT / "README.zh.md"]
-    for path in sorted(paths.FONT.parent.glob("*.ttf")):
+    fonts = sorted(paths.REPORT_FONTS.glob("*.ttf"))
+    assert [TTFont(path)["name"].getDebugName(2) for path in fonts] == ["Bold", "Regular"]
+    assert sum(path.stat().st_size for path in fonts) <= 4_000_000
+    for path in fonts:
         known = TTFont(path).getBestCmap().keys() | {ord("\n"), 0x200B}
         missing = {
             character: file.name
@@ -197,7 +200,7 @@ def test_font_has_every_character_of_texts_and_facts():
             for character in file.read_text(encoding="utf-8")
             if ord(character) not in known
         }
-        assert not missing, f"add to fonts/characters.txt and make the fonts again: {missing}"
+        assert not missing, f"add to fonts/report/characters.txt and make the fonts again: {missing}"
 
 
 def test_the_report_of_this_course_has_no_problems():

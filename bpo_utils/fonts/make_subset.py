@@ -1,8 +1,8 @@
-"""Make the two subset fonts again: python make_subset.py FOLDER (of NotoSansCJK-Regular.ttc and -Bold.ttc; README.md).
+"""Make the three subset fonts again: python make_subset.py FOLDER (of NotoSansCJK-Regular.ttc and -Bold.ttc).
 
-Keeps ASCII, Latin-1, GB2312 and the characters of characters.txt, turns the CFF outlines into TrueType
-ones, because matplotlib embeds every font in a PDF as TrueType, and gives the family a name of its own, so that a full
-Noto font on the machine is not taken instead.
+The figures' font keeps ASCII and characters.txt; the report's two keep Latin-1, GB2312 and report/characters.txt too.
+Turns the CFF outlines into TrueType ones, because matplotlib embeds every font in a PDF as TrueType, and gives the
+family a name of its own, so that a full Noto font on the machine is not taken instead.
 """
 
 import sys
@@ -17,19 +17,26 @@ FOLDER = Path(__file__).resolve().parent
 FAMILY = "Noto Sans SC Subset"
 SIMPLIFIED_CHINESE = 2  # place of the face "Noto Sans CJK SC" in the collection
 MAX_ERROR = 1.0  # units of 1000 per em: not visible
-FILES = {"Regular": "NotoSansSC-subset.ttf", "Bold": "NotoSansSC-subset-bold.ttf"}
+FIGURES = "NotoSansSC-subset.ttf"
+FILES = {  # name -> style
+    FIGURES: "Regular",
+    "report/NotoSansSC-subset.ttf": "Regular",
+    "report/NotoSansSC-subset-bold.ttf": "Bold",
+}
 
 
-def wanted() -> set[int]:
-    """Code points to keep: printable ASCII and Latin-1, the 6,763 characters of GB2312, characters.txt."""
-    listed = (FOLDER / "characters.txt").read_text(encoding="utf-8").replace("\n", "")
+def wanted(name: str) -> set[int]:
+    """Code points to keep: printable ASCII and characters.txt; for the report Latin-1 and all of GB2312 as well."""
+    listed = (FOLDER / name).with_name("characters.txt").read_text(encoding="utf-8").replace("\n", "")
+    if name == FIGURES:
+        return {ord(character) for character in listed} | set(range(0x20, 0x7F))
     # Rows 16 to 87 of GB2312, 94 characters each; five places of row 55, the last of level 1, are empty.
     pairs = (bytes((row, cell)) for row in range(0xB0, 0xF8) for cell in range(0xA1, 0xFF))
     chinese = "".join(pair.decode("gb2312", "ignore") for pair in pairs)
     return {ord(character) for character in listed + chinese} | {*range(0x20, 0x7F), *range(0xA0, 0x100)}
 
 
-def load_subset(collection: Path) -> TTFont:
+def load_subset(collection: Path, characters: set[int]) -> TTFont:
     """The Simplified Chinese face with only the wanted characters that it has."""
     options = subset.Options(
         layout_features=[], hinting=False, notdef_outline=True, name_IDs=[0, 1, 2, 3, 4, 5, 6, 13, 14]
@@ -37,7 +44,7 @@ def load_subset(collection: Path) -> TTFont:
     options.drop_tables += ["VORG", "vhea", "vmtx", "BASE", "GPOS", "GSUB", "GDEF", "DSIG"]
     font = TTFont(collection, fontNumber=SIMPLIFIED_CHINESE, recalcTimestamp=False)
     subsetter = subset.Subsetter(options)
-    subsetter.populate(unicodes=wanted())
+    subsetter.populate(unicodes=characters)
     subsetter.subset(font)
     return font
 
@@ -78,8 +85,8 @@ def main() -> None:
     """Write the subset fonts beside this script."""
     if len(sys.argv) != 2:
         sys.exit("usage: python make_subset.py FOLDER, the folder of NotoSansCJK-Regular.ttc and NotoSansCJK-Bold.ttc")
-    for style, name in FILES.items():
-        font = load_subset(Path(sys.argv[1]) / f"NotoSansCJK-{style}.ttc")
+    for name, style in FILES.items():
+        font = load_subset(Path(sys.argv[1]) / f"NotoSansCJK-{style}.ttc", wanted(name))
         to_truetype(font)
         rename(font, style)
         if style == "Bold":
