@@ -4,11 +4,13 @@ All state is in one folder, the ports are free ones, and the daemons stay in the
 by their process ids. It works as root and as another user, who then owns every daemon and every job.
 """
 
+import contextlib
 import getpass
 import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -97,6 +99,13 @@ def until(condition: Callable[[], Any], seconds: float, what: str, told: Callabl
     return found
 
 
+def send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to each that is still there: the end of one may have ended the next."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 class Cluster:
     """The running cluster. Use it as a context manager."""
 
@@ -135,9 +144,8 @@ class Cluster:
         until(lambda: not self._kill_all(), 30, "the end of what the jobs have started", self.logs)
 
     def _kill_all(self) -> list[psutil.Process]:
-        mine = [process for process, _ in self.processes()]
-        for process in mine:
-            process.kill()
+        mine = self.processes()
+        send(mine, signal.SIGKILL)
         return mine
 
     def _start(self, name: str, *options: str, program: str = "") -> None:
@@ -155,22 +163,37 @@ class Cluster:
         """End everything on a node at once, as a power cut would: its slurmd, and all processes of its jobs."""
         self.daemons[node].kill()
         self.daemons[node].wait()
-        tasks = [process for process, env in self.processes() if env.get("SLURMD_NODENAME") == node]
-        steps = {parent for task in tasks for parent in task.parents() if parent.name().startswith("slurmstepd")}
-        for process in (*steps, *tasks):
-            process.kill()
+        tasks = self.processes(SLURMD_NODENAME=node)
+        above = {process.pid: process for process in psutil.process_iter(["name", "ppid"])}
+        steps = []
+        for process in tasks:
+            while process := above.get(process.info["ppid"]):
+                steps += [process] if (process.info["name"] or "").startswith("slurmstepd") else []
+        send([*steps, *tasks], signal.SIGKILL)
 
-    def processes(self, **wanted: str) -> list[tuple[psutil.Process, dict[str, str]]]:
-        """(process, its environment) of all that jobs of this cluster run and whose environment has these values."""
-        found, daemons = [], {daemon.pid for daemon in self.daemons.values()}
-        for process in psutil.process_iter():
-            try:
-                env = process.environ()
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-            if env.get("SLURM_CONF") == str(self.conf) and process.pid not in daemons | {os.getpid()}:
-                found += [(process, env)] if wanted.items() <= env.items() else []
-        return found
+    def processes(self, **wanted: str) -> list[psutil.Process]:
+        """All that jobs of this cluster run and whose environment has these values.
+
+        What each was when it was found is in its `.info`: `cmdline` (a list), `environ`, `ppid`. Ask that and not the
+        process, which may have ended, or turned into another program, since.
+        """
+        wanted, others = wanted | {"SLURM_CONF": str(self.conf)}, {daemon.pid for daemon in self.daemons.values()}
+        found = psutil.process_iter(["cmdline", "environ", "ppid"])
+        mine = [process for process in found if process.pid not in others | {os.getpid()}]
+        return [process for process in mine if wanted.items() <= (process.info["environ"] or {}).items()]
+
+    def programs(self, name: str, *words: str, **wanted: str) -> list[psutil.Process]:
+        """Those of `processes` that run the program `name...` with these words in the command line, in any place.
+
+        A copy that one of them has made of itself, to start another program from, is left out.
+        """
+        found = [
+            process
+            for process in self.processes(**wanted)
+            if (line := process.info["cmdline"]) and Path(line[0]).name.startswith(name)
+            if all(word in " ".join(line) for word in words)
+        ]
+        return [process for process in found if process.info["ppid"] not in {other.pid for other in found}]
 
     def run(self, *command: str, **env: str) -> str:
         """Run a program as a client of this cluster, in the repository; returns what it printed."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from slurm_cluster import Cluster, environment, missing, until
+from slurm_cluster import Cluster, environment, missing, send, until
 
 from bpo_utils import paths
 from bpo_utils.training import checkpoint, log
@@ -205,11 +205,7 @@ def test_requeues_have_an_end(cluster, tmp_path):
 def test_what_a_killed_batch_shell_left_does_not_stop_the_next_job(cluster, tmp_path):
     first = Play(cluster, tmp_path / "a")
     first.running()
-    ((shell, _),) = [
-        found
-        for found in cluster.processes(SLURM_JOB_ID=first.job)
-        if "slurm_script" in " ".join(found[0].cmdline()) and found[0].name() == "bash"
-    ]
+    (shell,) = cluster.programs("bash", "slurm_script", SLURM_JOB_ID=first.job)
     first.signal()
     shell.send_signal(signal.SIGKILL)
     cluster.over(first.job)
@@ -289,16 +285,8 @@ def test_the_chain_draws_the_figure_and_a_killed_shard_is_run_again(cluster, cou
     run = course / "runs" / "cluster"
     steps = ("data", "train", "rewrites", "answers", "verdicts", "figure")
     assert len(whole) == len(steps)
-    ((task, _),) = until(
-        lambda: [
-            found
-            for found in cluster.processes(SLURM_ARRAY_JOB_ID=whole[2], SLURM_ARRAY_TASK_ID="2", SLURM_PROCID="0")
-            if "shard" in found[0].cmdline() and found[0].name() != "srun"
-        ],
-        60,
-        "shard 2",
-        cluster.logs,
-    )
+    shard_2 = {"SLURM_ARRAY_JOB_ID": whole[2], "SLURM_ARRAY_TASK_ID": "2", "SLURM_PROCID": "0"}
+    (task,) = until(lambda: cluster.programs("python", "shard", **shard_2), 60, "shard 2", cluster.logs)
     task.kill()
     ends = [cluster.over(f"{whole[2]}_{number}", 120) for number in range(4)]
     assert ends == [("COMPLETED", 0), ("COMPLETED", 0), ("FAILED", 137), ("COMPLETED", 0)]
@@ -347,13 +335,12 @@ class Training:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train."""
-        found = self.cluster.processes(SLURM_JOB_ID=self.job)
-        return [process for process, env in found if "SLURM_PROCID" in env and process.name().startswith("python")]
+        found = self.cluster.programs("python", "bpo_utils.train", SLURM_JOB_ID=self.job)
+        return [process for process in found if "SLURM_PROCID" in process.info["environ"]]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to every process that trains."""
-        for process in self.ranks():
-            process.send_signal(number)
+        send(self.ranks(), number)
 
     def hold_in_a_save(self) -> None:
         """Have the training save after every step, and hold its processes again and again until that is in a save."""
