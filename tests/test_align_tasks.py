@@ -1,12 +1,9 @@
-import os
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 
-from bpo_utils import profile, records
+from bpo_utils import profile, records, workers
 from bpo_utils.align import systems, tasks
 
 DECODING = profile.Decoding(temperature=0.0, top_p=1.0, max_new_tokens=12, batch_size=8, seed=1)
@@ -70,33 +67,22 @@ def test_both_alignments_log_what_they_measured(run_folder, tmp_path):
 
 
 def test_a_process_that_fails_tells_the_end_of_its_output(tmp_path):
-    with pytest.raises(RuntimeError, match=r"(?s)ori_full-1 failed with exit code 1.*none of 4 rows fits"):
+    with pytest.raises(ChildProcessError, match=r"(?s)ori_full-1 ended with code 1.*none of 4 rows fits"):
         tasks.run([instruction_task(max_length=4)], tmp_path, lambda text: None)
 
 
 def test_none_is_left_behind_when_the_notebook_is_interrupted(tmp_path, monkeypatch):
     started: list[subprocess.Popen] = []
 
-    def start(place: Path) -> subprocess.Popen:
+    def start(job: workers.Job, threads: int) -> subprocess.Popen:
         waits = "" if not started else "import threading; threading.Event().wait(60)"  # the first one ends at once
         started.append(subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE))
         return started[-1]
 
-    def interrupted(key: str, code: int, said: Path) -> None:
+    def interrupted(told: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tasks, "_start", start)
-    monkeypatch.setattr(tasks, "_ended", interrupted)
+    monkeypatch.setattr(workers, "start", start)
     with pytest.raises(KeyboardInterrupt):
-        tasks._in_processes(["a", "b", "c"], tmp_path, print)
+        tasks._in_processes(["a", "b", "c"], tmp_path, interrupted)
     assert len(started) == tasks.AT_ONCE and all(process.poll() is not None for process in started)
-
-
-def test_a_process_leaves_when_the_one_that_started_it_is_gone():
-    left = threading.Event()
-    reader, writer = os.pipe()
-    with os.fdopen(reader) as pipe:
-        tasks.watch_parent(left.set, pipe)
-        assert not left.is_set()
-        os.close(writer)
-        assert left.wait(10)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from bpo_utils import chat, profile, records, seeds
+from bpo_utils import chat, profile, records, seeds, workers
 from bpo_utils.further import iterate, trials, variants
 from bpo_utils.rewrite import Rewritten
 
@@ -161,13 +161,13 @@ def test_two_processes_give_the_weights_that_one_gives_in_this_process(run_folde
 
 def test_a_training_that_breaks_tells_what_it_said_and_leaves_no_process(run_folder, monkeypatch):
     started = []
-    real = trials._start
+    real = workers.start
 
     def start(*arguments):
         started.append(real(*arguments))
         return started[-1]
 
-    monkeypatch.setattr(trials, "_start", start)
+    monkeypatch.setattr(workers, "start", start)
     broken = trial(run_folder, "broken", max_length=1)  # too short for any pair
     with pytest.raises(ChildProcessError, match=r"(?s)ended with code 1.*fits into max_length"):
         trials.make_all([broken, trial(run_folder, "whole", epochs=50)], TEXTS, 2, lambda text: None)
@@ -176,9 +176,9 @@ def test_a_training_that_breaks_tells_what_it_said_and_leaves_no_process(run_fol
 
 def test_ctrl_c_ends_the_processes(run_folder, monkeypatch):
     started = []
-    real = trials._start
-    monkeypatch.setattr(trials, "_start", lambda *rest: started.append(real(*rest)) or started[-1])
-    monkeypatch.setattr(trials, "_wait", lambda process: (_ for _ in ()).throw(KeyboardInterrupt))
+    real = workers.start
+    monkeypatch.setattr(workers, "start", lambda *rest: started.append(real(*rest)) or started[-1])
+    monkeypatch.setattr(workers, "_wait", lambda process: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         trials.make_all([trial(run_folder, epochs=50)], TEXTS, 1, lambda text: None)
     assert [process.returncode is not None for process in started] == [True]
@@ -187,14 +187,14 @@ def test_ctrl_c_ends_the_processes(run_folder, monkeypatch):
 def test_a_child_ends_with_its_parent(run_folder, tmp_path):
     one = trial(run_folder, epochs=500)
     trials._prepare(one, TEXTS)
-    process = trials._start([one], 2, tmp_path / "log")
+    process = workers.start(trials.job([one], tmp_path / "log"), threads=1)
     process.stdin.close()  # what happens when a kernel is killed
     assert process.wait(timeout=60) == 1
     assert not trials.is_trained(one)
 
 
 def test_trainings_for_a_cluster_are_named_not_started(run_folder, monkeypatch):
-    monkeypatch.setattr(trials, "_start", lambda *rest: pytest.fail("a training was started here"))
+    monkeypatch.setattr(workers, "start", lambda *rest: pytest.fail("a training was started here"))
     one = trial(run_folder, launch="slurm")
     with pytest.raises(FileNotFoundError, match=r"srun python -m bpo_utils\.further\.train_one .*try-s1"):
         trials.make_all([one], TEXTS, 1, print)

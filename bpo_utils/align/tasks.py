@@ -5,17 +5,12 @@ A task lies in a folder below 08_align/models: `job.json` says what to do, `mode
 so an interrupted notebook goes on with what is missing. A process ends when the one that started it does.
 """
 
-import contextlib
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpo_utils import paths, records, rewriters
+from bpo_utils import paths, records, rewriters, workers
 from bpo_utils.profile import Decoding
 from bpo_utils.training import checkpoint, output
 
@@ -49,7 +44,7 @@ def facts(task: Task) -> dict[str, Any]:
 
 
 def run(tasks: Sequence[Task], folder: Path, tell: Callable[[str], None] = print) -> dict[str, dict[str, str]]:
-    """Make what is missing; returns {key: {text: answer}}. Raises RuntimeError with the output of one that failed."""
+    """Make what is missing; returns {key: {text: answer}}. Raises ChildProcessError with the end of what one said."""
     waiting = []
     for task in tasks:
         place, known = folder / task.key, facts(task)
@@ -83,50 +78,5 @@ def _has(path: Path, known: dict[str, Any]) -> bool:
 
 
 def _in_processes(keys: list[str], folder: Path, tell: Callable[[str], None]) -> None:
-    running: dict[str, subprocess.Popen[str]] = {}
-    started: dict[str, float] = {}
-    waiting = list(keys)
-    try:
-        while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                key = waiting.pop(0)
-                running[key], started[key] = _start(folder / key), time.monotonic()
-            for key, process in list(running.items()):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    code = process.wait(timeout=0.2)
-                    del running[key]
-                    _ended(key, code, folder / key / "output.txt")
-                    tell(f"{key}: made in {time.monotonic() - started[key]:.0f} s")
-    finally:
-        for process in running.values():
-            process.kill()
-            process.wait()
-
-
-def _start(place: Path) -> subprocess.Popen[str]:
-    """A worker. Its standard input is never written to: when this process ends, however it does, that pipe closes."""
-    import os
-
-    command = [sys.executable, "-m", "bpo_utils.align.work", str(place)]
-    threads = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with (place / "output.txt").open("w", encoding="utf-8") as said:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT, env=threads, text=True
-        )
-
-
-def _ended(key: str, code: int, said: Path) -> None:
-    if code:
-        tail = "\n".join(said.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"{key} failed with exit code {code}; the end of {paths.shown(said)}:\n{tail}")
-
-
-def watch_parent(leave: Callable[[], None], pipe: Iterator[str]) -> None:
-    """Call `leave` once the pipe from the process that started this one is closed. Returns at once."""
-
-    def waiting() -> None:
-        for _ in pipe:
-            pass
-        leave()
-
-    threading.Thread(target=waiting, daemon=True).start()
+    jobs = [workers.Job(key, "bpo_utils.align.work", (str(folder / key),), folder / key / "output.txt") for key in keys]
+    workers.run(jobs, AT_ONCE, threads=1, ended=lambda job, seconds: tell(f"{job.name}: made in {seconds:.0f} s"))

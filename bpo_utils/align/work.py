@@ -1,13 +1,12 @@
 """One task of notebook 08 in a process of its own: python -m bpo_utils.align.work FOLDER (see `tasks`)."""
 
 import functools
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from bpo_utils import profile, quiet, records
+from bpo_utils import profile, quiet, records, workers
 from bpo_utils.align import augment, dpo, held_out, policy, policy_gradient, tasks, with_trl
 from bpo_utils.tokens import ANSWER_FRAME, framed
 from bpo_utils.training import output
@@ -20,7 +19,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     quiet.transformers()
-    tasks.watch_parent(functools.partial(os._exit, 1), sys.stdin)
+    workers.end_with_parent()
     place = Path(sys.argv[1])
     job = records.read_json(place / "job.json")
     if not tasks.has_model(place, job["facts"]):

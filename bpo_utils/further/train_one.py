@@ -7,12 +7,10 @@ A FOLDER is 07_iterate/models/<trial> of a run, as the notebook prepared it.
 """
 
 import argparse
-import os
 import sys
-import threading
 from pathlib import Path
 
-from bpo_utils import records
+from bpo_utils import records, workers
 from bpo_utils.further import trials
 from bpo_utils.training import launch, stop
 
@@ -24,7 +22,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     given = parser.parse_args()
     if given.child:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        workers.end_with_parent()
     jobs = [records.read_json(folder / "trial.json") for folder in given.folders]
     print(launch.set_up(deepspeed=any(job["training"]["zero_stage"] is not None for job in jobs)))
     try:
@@ -36,14 +34,6 @@ def main() -> int:
     finally:
         launch.leave()
     return 0
-
-
-def _end_with_parent() -> None:
-    # The pipe closes when the notebook's kernel is gone, also when it was killed and could not end its children. The
-    # descriptor itself, not sys.stdin: Python cannot end while a thread waits in a buffered read.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

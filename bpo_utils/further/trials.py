@@ -8,24 +8,19 @@ this machine trials run in processes of their own, `at_once` of them at a time; 
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpo_utils import paths, records, rewrite, rewriters, rewrites_file, train
+from bpo_utils import paths, records, rewrite, rewriters, rewrites_file, train, workers
 from bpo_utils.profile import Profile, Rewriting, Training
 from bpo_utils.records import Pair
 from bpo_utils.rewrite import Rewritten
 from bpo_utils.training import checkpoint, output
 
 MODULE = "bpo_utils.further.train_one"
-POLL_S = 0.5
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -129,17 +124,17 @@ def make_all(
 
 def make_one(folder: Path, tell: Callable[[str], None] = print) -> None:
     """Train the prepared trial of a folder and rewrite its texts, in this process; skips what is finished."""
-    job = records.read_json(folder / "trial.json")
+    told = records.read_json(folder / "trial.json")
     pairs = records.read_rows(folder / "pairs.jsonl", Pair)
-    settings, rewriting = Training.model_validate(job["training"]), Rewriting.model_validate(job["rewriting"])
-    one = Trial(folder.name, settings.seed, tuple(pairs), settings, rewriting, folder, job["on_gpu"])
+    settings, rewriting = Training.model_validate(told["training"]), Rewriting.model_validate(told["rewriting"])
+    one = Trial(folder.name, settings.seed, tuple(pairs), settings, rewriting, folder, told["on_gpu"])
     if not is_trained(one):
         (folder / "facts.json").unlink(missing_ok=True)
         train.train(pairs, settings, folder, decoding=rewriting, name=folder.name)
         if os.environ.get("RANK", "0") == "0":
             records.write_json(folder / "facts.json", one.facts)
     if os.environ.get("RANK", "0") == "0":
-        rewritten(one, job["texts"])
+        rewritten(one, told["texts"])
         tell(f"{folder.name}: done")
 
 
@@ -173,8 +168,8 @@ def _same(known: dict[str, Any], one: Trial) -> bool:
 
 def _prepare(one: Trial, texts: Sequence[str]) -> None:
     """Write what the process of a trial reads."""
-    job = {"training": one.training.model_dump(mode="json"), "rewriting": one.rewriting.model_dump(mode="json")}
-    records.write_json(one.folder / "trial.json", job | {"on_gpu": one.on_gpu, "texts": list(texts)})
+    told = {"training": one.training.model_dump(mode="json"), "rewriting": one.rewriting.model_dump(mode="json")}
+    records.write_json(one.folder / "trial.json", told | {"on_gpu": one.on_gpu, "texts": list(texts)})
     records.write_rows(one.folder / "pairs.jsonl", one.pairs)
 
 
@@ -199,57 +194,19 @@ def _work(one: Trial) -> int:
 
 
 def _in_processes(todo: Sequence[Trial], count: int, tell: Callable[[str], None]) -> None:
-    """Make the trials in `count` processes; ends them all if one fails or this one is interrupted."""
+    """Make the trials in `count` processes, each with its part of them, so that libraries are loaded once in each."""
     waiting = {one.key: one for one in todo if not is_trained(one)}
-    with tempfile.TemporaryDirectory() as scratch, _ended() as running:
-        for number, part in enumerate(shares(todo, count)):
-            log = Path(scratch) / f"{number}.log"
-            running.append((_start(part, count, log), log))
-        while running:
-            for process, log in list(running):
-                if process.poll() is None:
-                    continue
-                running.remove((process, log))
-                process.stdin.close()
-                if process.returncode:
-                    raise ChildProcessError(_failure(process.returncode, log))
-            _tell_finished(waiting, tell)
-            if running:
-                _wait(running[0][0])
-        _tell_finished(waiting, tell)
+    # Each has its share of the cores: two trainings that both want all of them are slower than one by one.
+    threads = max(1, (os.cpu_count() or 1) // count) if count > 1 else None
+    with tempfile.TemporaryDirectory() as logs:
+        jobs = [job(part, Path(logs) / f"{number}.log") for number, part in enumerate(shares(todo, count))]
+        workers.run(jobs, count, threads, meanwhile=lambda: _tell_finished(waiting, tell))
 
 
-def _start(part: Sequence[Trial], count: int, log: Path) -> subprocess.Popen:
-    """A process for some trials. It ends when its standard input does, so it never outlives this one."""
-    env = dict(os.environ)
-    if count > 1:  # each its share of the cores: two trainings that both want all of them are slower than one by one
-        env |= dict.fromkeys(THREADS, str(max(1, (os.cpu_count() or 1) // count)))
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.ROOT), env.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", MODULE, "--child", *(str(one.folder) for one in part)]
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
-        )
-
-
-@contextmanager
-def _ended() -> Iterator[list[tuple[subprocess.Popen, Path]]]:
-    """A list of processes that are gone when this is left, whatever happens."""
-    running: list[tuple[subprocess.Popen, Path]] = []
-    try:
-        yield running
-    finally:
-        for process, _ in running:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-
-
-def _wait(process: subprocess.Popen) -> None:
-    try:
-        process.wait(timeout=POLL_S)
-    except subprocess.TimeoutExpired:
-        return
+def job(part: Sequence[Trial], log: Path) -> workers.Job:
+    """The process that makes some trials, one after the other."""
+    arguments = ("--child", *(str(one.folder) for one in part))
+    return workers.Job(f"the training of {', '.join(one.key for one in part)}", MODULE, arguments, log)
 
 
 def _tell_finished(waiting: dict[str, Trial], tell: Callable[[str], None]) -> None:
@@ -257,9 +214,3 @@ def _tell_finished(waiting: dict[str, Trial], tell: Callable[[str], None]) -> No
         if is_trained(one):
             tell(f"  {key}: {len(one.pairs)} pairs, trained")
             del waiting[key]
-
-
-def _failure(code: int, log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    told = f"a process that trains ended with code {code}; what was finished is kept. Its last lines:"
-    return "\n".join([told, *(f"  {line}" for line in lines[-15:])])
