@@ -52,7 +52,7 @@ def report(arguments: argparse.Namespace) -> int:
 def _check(sources) -> int:
     from bpo_utils import progress, report_check
 
-    rows = report_check.states(sources.profile, sources.notebooks)
+    rows = report_check.states(sources.profile, sources.notebooks) + report_check.built(sources)
     print(progress.columns([["file", "state", "made by"], *rows]))
     for file in report_check.undeclared(sources.profile, sources.report, sources.notebooks):
         print(f"no notebook declares that it writes the figure {file}")

@@ -30,6 +30,7 @@ from bpo_utils.report_numbers import LANGUAGES, Numbers
 from bpo_utils.report_text import Text
 from bpo_utils.runner import place_of
 
+MADE_FROM = "made_from.json"
 LANGUAGE_TAGS = {"en": "en", "zh": "zh-Hans"}
 
 
@@ -81,7 +82,27 @@ def build(sources: Sources, languages: tuple[str, ...] = LANGUAGES) -> list[Path
                 problems.append(str(error))
     if problems:
         raise WrongUse("the report cannot be built\n" + "\n".join(problems))
-    return [records.write_bytes(sources.makers.place.run / "report" / name, content) for name, content in made.items()]
+    folder = folder_of(sources)
+    written = [records.write_bytes(folder / name, content) for name, content in made.items()]
+    records.write_json(folder / MADE_FROM, recorded(sources) | dict.fromkeys(languages, made_from(sources)))
+    return written
+
+
+def folder_of(sources: Sources) -> Path:
+    """Where a run's report is."""
+    return sources.makers.place.run / "report"
+
+
+def made_from(sources: Sources) -> dict[str, Any]:
+    """What decides a report: {texts, code: hashes, runs: id of each notebook's last run}."""
+    runs = {name: entry.id for name, entry in sources.makers.entries.items() if entry.status == "done"}
+    return {"texts": ledger.digest(sources.report), "code": ledger.code_hash(), "runs": runs}
+
+
+def recorded(sources: Sources) -> dict[str, Any]:
+    """`made_from` as it was when each language was built; empty if none was."""
+    path = folder_of(sources) / MADE_FROM
+    return records.read_json(path) if path.is_file() else {}
 
 
 def finished(sources: Sources) -> None:

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from bpo_utils import notebook, paths, report_text, runner
+from bpo_utils import notebook, paths, report, report_text, runner
 from bpo_utils.notebook import WrongUse
 from bpo_utils.profile import Profile
 from bpo_utils.report_makers import Makers, stem_path
@@ -143,6 +144,30 @@ def _maker(makers: Makers, notebook_name: str, name: str) -> str:
         return f"{notebook_name}, cell {makers.cell(name)[1]}"
     except WrongUse as error:
         return f"{notebook_name}: {error}"
+
+
+def built(sources: report.Sources) -> list[list[str]]:
+    """[file, state, made by] of the report's own files: whether each was built from what is there now."""
+    if sources.profile.data.source != "miniature":
+        return []  # it has no report
+    known, now, rows = report.recorded(sources), report.made_from(sources), []
+    for language in report.LANGUAGES:
+        for name in (f"{language}.html", f"{language}.pdf"):
+            there = language in known and (report.folder_of(sources) / name).is_file()
+            state = _older(known[language], now) if there else "not built"
+            rows.append([f"report/{name}", state, "bpo report"])
+    return rows
+
+
+def _older(then: dict[str, Any], now: dict[str, Any]) -> str:
+    ran = [name for name in sorted({*then["runs"], *now["runs"]}) if then["runs"].get(name) != now["runs"].get(name)]
+    why = [f"{', '.join(ran)} ran since"] if ran else []
+    why += [
+        told
+        for key, told in (("texts", "its texts changed"), ("code", "the package code changed"))
+        if then[key] != now[key]
+    ]
+    return f"stale: {'; '.join(why)}" if why else UP_TO_DATE
 
 
 def undeclared(profile: Profile, folder: Path = paths.REPORT, notebooks: Path = paths.NOTEBOOKS) -> list[str]:

@@ -176,6 +176,33 @@ def test_check_says_what_is_stale_and_what_nobody_declares(sources):
     assert report_check.states(sources.profile, sources.notebooks)[2][1].startswith("missing")
 
 
+def test_check_says_when_a_report_is_older_than_what_it_was_built_from(sources):
+    def states(**changed):
+        fresh = report.Sources(sources.profile, changed.get("report", sources.report), sources.notebooks)
+        return {row[0]: row[1] for row in report_check.built(fresh)}
+
+    assert set(states().values()) == {"not built"}
+    assert report_check.built(report.Sources(profile.load("recorded"))) == []
+    report.build(sources, ("en",))
+    assert states() == {
+        "report/en.html": "up to date",
+        "report/en.pdf": "up to date",
+        "report/zh.html": "not built",
+        "report/zh.pdf": "not built",
+    }
+    report.build(sources, ("zh",))
+    assert set(states().values()) == {"up to date"}
+    (paths.run_dir("mini") / "report" / "zh.pdf").unlink()
+    assert states()["report/zh.pdf"] == "not built" and states()["report/zh.html"] == "up to date"
+    with (sources.report / "en.md").open("a", encoding="utf-8") as text:
+        text.write("\nMore.\n")
+    assert states()["report/en.pdf"] == "stale: its texts changed"
+    report_run.finish(sources, "06_results")  # another run
+    assert states()["report/en.html"] == "stale: 06_results ran since; its texts changed"
+    report.build(report.Sources(sources.profile, sources.report, sources.notebooks))
+    assert set(states().values()) == {"up to date"}
+
+
 def test_command_lists_numbers_and_exits_1_for_what_is_stale(run_folder, capsys):
     assert cli.main(["report", "--numbers", r"paper\.t6\.llama_13b\.BPO_1k\.dwr"]) == 0
     assert "paper.t6.llama_13b.BPO_1k.dwr  +36.5  points" in capsys.readouterr().out
