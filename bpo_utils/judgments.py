@@ -139,8 +139,7 @@ def pair_key(row: Verdict) -> PairKey:
 
 def fill(template: str, title: str, data: Any) -> str:
     """A page in bpo_utils/pages with title and data put in, and a policy that lets nothing else in."""
-    common = (PAGES / "common.css").read_text(encoding="utf-8")
-    text = (PAGES / template).read_text(encoding="utf-8").replace("@@common@@", common)
+    text = re.sub(r"@@([\w.]+\.(?:css|js))@@\n", lambda found: _page(found[1]), _page(template))
     as_json = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     values = {
         "title": html.escape(title),
@@ -149,6 +148,10 @@ def fill(template: str, title: str, data: Any) -> str:
     }
     # in one go: a text of the data that looks like a place to fill stays a text
     return re.sub(r"@@(\w+)@@", lambda found: values[found[1]], text)
+
+
+def _page(name: str) -> str:
+    return (PAGES / name).read_text(encoding="utf-8")
 
 
 def _source(page: str, tag: str) -> str:
