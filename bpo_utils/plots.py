@@ -19,6 +19,7 @@ FAMILY = "Noto Sans SC Subset"
 STYLE = {
     "font.family": [FAMILY, "DejaVu Sans"],
     "font.size": 8,
+    "text.parse_math": False,  # a model's name may have dollar signs
     "text.color": bars.INK,
     "axes.labelcolor": bars.INK,
     "axes.edgecolor": bars.FAINT,

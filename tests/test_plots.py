@@ -112,6 +112,12 @@ def drawn_on_canvas(tmp_path, monkeypatch, given):
     return kept[0]
 
 
+def test_dollars_in_a_name_are_no_formula(tmp_path):
+    written = plots.result_figure(results(models=("at $0.15, then $0.60",)), tmp_path / "dollars")
+    (drawn,) = (path.read_text(encoding="utf-8") for path in written if path.suffix == ".svg")
+    assert "at $0.15, then $0.60" in drawn and "Oblique" not in drawn  # a formula's letters are slanted
+
+
 def test_nothing_overlaps_or_leaves_the_page(tmp_path, monkeypatch):
     given = results(models=("Llama-2-7b-chat-hf", "gpt-3.5-turbo-0125"))
     figure = drawn_on_canvas(tmp_path, monkeypatch, given)
