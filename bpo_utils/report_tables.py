@@ -14,6 +14,7 @@ from bpo_utils.report_format import Number, interval, kind_of, text
 from bpo_utils.report_numbers import Numbers, Rows
 
 SPECIAL = "\\`*_{}[]<>#+-.!|~^$@\"'"
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 MIDDLES = ("net_win", "difference", "mean", "ours", "gain")  # whose interval is called just low and high
 ENDS = [("ci_low", "ci_high"), ("low", "high")]
 
@@ -110,9 +111,16 @@ def _cell(name: str, row: dict[str, Any], column: str, words: dict[str, Any], la
                 return escaped(interval(number, *(_number(name, field, each) for each in (low, high)), rest))
         raise ValueError(f"table {name}: {field} has no interval beside it")
     if isinstance(value, str | bool):
-        known = words["values"].get(str(value).lower() if isinstance(value, bool) else value)
-        return escaped(known[language] if known else str(value))
+        return escaped(said(str(value).lower() if isinstance(value, bool) else value, words["values"], language))
     return escaped(text(number, tuple(filters), language))
+
+
+def said(value: str, known: dict[str, Any], language: str) -> str:
+    """A value in the language, as it is if words.yaml does not know it; there {} stands for each number in it."""
+    if value in known:
+        return known[value][language]
+    pattern = NUMBER.sub("{}", value)
+    return known[pattern][language].format(*NUMBER.findall(value)) if pattern in known else value
 
 
 def _number(name: str, field: str, value: Any) -> Number:

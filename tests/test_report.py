@@ -8,7 +8,7 @@ import report_run
 from fontTools.ttLib import TTFont
 from report_run import EN, ZH, write_texts
 
-from bpo_utils import cli, paths, profile, records, report, report_check
+from bpo_utils import cli, filters, paths, profile, records, report, report_check, report_tables
 from bpo_utils.notebook import WrongUse
 
 
@@ -201,6 +201,17 @@ def test_check_says_when_a_report_is_older_than_what_it_was_built_from(sources):
     assert states()["report/en.html"] == "stale: 06_results ran since; its texts changed"
     report.build(report.Sources(sources.profile, sources.report, sources.notebooks))
     assert set(states().values()) == {"up to date"}
+
+
+def test_limits_of_the_filters_are_said_in_both_languages():
+    known = report_tables.read_words()["values"]
+    told = filters.limits(profile.load("mini").filters)
+    for name, limit in told.items():
+        if name != filters.LEAKED:  # the markers themselves
+            assert report_tables.said(limit, known, "en") == limit
+            assert not re.search("[a-z]", report_tables.said(limit, known, "zh")), limit
+    assert report_tables.said("over 6.5 times the words, without context", known, "zh") == "不计上下文，词数超过 6.5 倍"
+    assert report_tables.said("nobody knows 3 of these", known, "zh") == "nobody knows 3 of these"
 
 
 def test_command_lists_numbers_and_exits_1_for_what_is_stale(run_folder, capsys):
