@@ -26,6 +26,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Carry out `bpo report`; returns the exit code: 1 if --check found something stale or wrong."""
     from bpo_utils import profile as profiles
     from bpo_utils import report as reports
+    from bpo_utils import report_makers
     from bpo_utils.notebook import WrongUse
 
     try:
@@ -45,6 +46,7 @@ def report(arguments: argparse.Namespace) -> int:
         raise error if isinstance(error, WrongUse) else WrongUse(str(error)) from error
     for path in written:
         print(f"{paths.shown(path)}  {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{paths.shown(written[0].parent / report_makers.PAGES)}/  the executed notebooks, where the links lead")
     print(f"built in {time.monotonic() - started:.1f} s")
     return 0
 

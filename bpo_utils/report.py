@@ -17,6 +17,7 @@ from bpo_utils import (
     records,
     report_appendix,
     report_build,
+    report_notebooks,
     report_numbers,
     report_published,
     report_tables,
@@ -25,7 +26,7 @@ from bpo_utils import (
 from bpo_utils.notebook import Place, WrongUse
 from bpo_utils.profile import Profile
 from bpo_utils.report_format import text
-from bpo_utils.report_makers import Makers, commit_of
+from bpo_utils.report_makers import PAGES, Makers, commit_of
 from bpo_utils.report_numbers import LANGUAGES, Numbers
 from bpo_utils.report_text import Text
 from bpo_utils.runner import place_of
@@ -69,6 +70,7 @@ class Sources:
 def build(sources: Sources, languages: tuple[str, ...] = LANGUAGES) -> list[Path]:
     """Build HTML and PDF of each language into `runs/<profile>/report`; returns the files written.
 
+    Beside them the executed notebooks are written as pages, where the links lead.
     Raises WrongUse if the run is not finished, or with everything that is wrong in the texts; nothing is written then.
     """
     finished(sources)
@@ -80,11 +82,17 @@ def build(sources: Sources, languages: tuple[str, ...] = LANGUAGES) -> list[Path
                 made |= _both(sources, language, Path(temporary) / language)
             except WrongUse as error:
                 problems.append(str(error))
-    if problems:
-        raise WrongUse("the report cannot be built\n" + "\n".join(problems))
+        if problems:
+            raise WrongUse("the report cannot be built\n" + "\n".join(problems))
+        known = recorded(sources)
+        there = tuple(language for language in LANGUAGES if language in known or language in languages)
+        pages = report_notebooks.pages(sources.makers, there, Path(temporary) / languages[0])
     folder = folder_of(sources)
+    shutil.rmtree(folder / PAGES, ignore_errors=True)
+    for name, content in pages.items():
+        records.write_bytes(folder / PAGES / name, content)
     written = [records.write_bytes(folder / name, content) for name, content in made.items()]
-    records.write_json(folder / MADE_FROM, recorded(sources) | dict.fromkeys(languages, made_from(sources)))
+    records.write_json(folder / MADE_FROM, known | dict.fromkeys(languages, made_from(sources)))
     return written
 
 
@@ -135,14 +143,12 @@ def _both(sources: Sources, language: str, folder: Path) -> dict[str, bytes]:
 def text_of(sources: Sources, language: str, folder: Path) -> Text:
     """One language's text with all that fills it; pictures go into `folder`/images."""
     makers, words = sources.makers, sources.words
-    target = makers.place.run / "report"
     return Text(
         path=sources.report / f"{language}.md",
         language=language,
         numbers=sources.numbers,
         words=words,
         maker=makers.of,
-        link=lambda maker: maker.link(target, sources.notebooks),
         figure=lambda file: _figure(file, language, makers.place, folder),
         example=lambda call: report_tables.example(call, sources.examples(call), words, language),
         done=lambda number: report_numbers.stage_done(number, makers.place, makers.entries),

@@ -32,7 +32,7 @@ def html(markdown: str, folder: Path, words: dict[str, str]) -> str:
     """One HTML page with pictures and style inside. Raises WrongUse with pandoc's words if it warns or fails."""
     options = ["--standalone", "--embed-resources", "--mathml", "--css=style.css", "--toc", "--toc-depth=2"]
     options += ["-V", f"toc-title={words['contents']}", "-M", f"date={words['built']}"]
-    made = _pandoc(markdown, "html5", [*COMMON, *options], folder)
+    made = convert(markdown, "markdown", "html5", [*COMMON, *options], folder)
     return TABLE.sub(lambda found: f'<div class="wide">{found[0]}</div>', made)
 
 
@@ -43,7 +43,7 @@ def pdf(markdown: str, folder: Path, words: dict[str, str], timestamp: int) -> b
     options = ["--standalone", "--template=template.typ", "--lua-filter=widths.lua"]
     for name in ("language", "contents", "built", "header-note", "short-title"):
         options += ["-V", f"{name}={words[name]}"]
-    source = _pandoc(markdown, "typst", [*COMMON, *options], folder)
+    source = convert(markdown, "markdown", "typst", [*COMMON, *options], folder)
     (folder / "main.typ").write_text(source, encoding="utf-8")
     fonts = [str(paths.REPORT_FONTS)]
     compiler = typst.Compiler(str(folder / "main.typ"), root=str(folder), font_paths=fonts, ignore_system_fonts=True)
@@ -56,10 +56,11 @@ def pdf(markdown: str, folder: Path, words: dict[str, str], timestamp: int) -> b
     return made
 
 
-def _pandoc(markdown: str, target: str, options: list[str], folder: Path) -> str:
+def convert(text: str, form: str, target: str, options: list[str], folder: Path) -> str:
+    """What pandoc makes of a text. Raises WrongUse with its words if it warns or fails."""
     import pypandoc
 
     try:
-        return pypandoc.convert_text(markdown, target, "markdown", options, cworkdir=str(folder))
+        return pypandoc.convert_text(text, target, form, options, cworkdir=str(folder))
     except RuntimeError as error:
         raise WrongUse(f"pandoc, to {target}: {str(error).strip()}") from error

@@ -6,7 +6,6 @@ report/makers.yaml. Nothing is executed.
 """
 
 import ast
-import os
 import re
 import subprocess
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from bpo_utils import ledger, paths, records
 from bpo_utils.ledger import Entry
 from bpo_utils.notebook import Notebook, Place, WrongUse, writer_of
 
+PAGES = "notebooks"  # a folder beside the report; report_notebooks makes them
 WRITES = re.compile(r"^(write|save|draw|dump)|figure|_chart$|_plot$")
 
 
@@ -31,10 +31,10 @@ class Maker:
     run: str
     code: str
 
-    def link(self, folder: Path, notebooks: Path = paths.NOTEBOOKS) -> str:
-        """The cell's address, relative to the folder of the page that links to it; JupyterLab opens at the cell."""
-        target = Path(os.path.relpath(notebooks / f"{self.notebook}.ipynb", folder)).as_posix()
-        return f"{target}#cell-id={self.cell}"
+    @property
+    def address(self) -> str:
+        """Where the cell's code and output are, seen from the report: the executed notebook, as a page."""
+        return f"{PAGES}/{self.notebook}.html#{self.cell}"
 
 
 @dataclass

@@ -36,7 +36,6 @@ class Text:
     numbers: Numbers
     words: dict[str, Any]
     maker: Callable[[str, str], Maker]  # of a file and its top-level key
-    link: Callable[[Maker], str]
     figure: Callable[[str], str | None]  # the picture's place for pandoc, None if it is missing
     example: Callable[[str], list[str]]
     done: Callable[[str], bool]  # whether a notebook's results are there
@@ -271,7 +270,7 @@ def _made(at: int, files: list[tuple[str, str]], it: Text) -> str:
 def linked(maker: Maker, it: Text) -> str:
     """A maker's name as a link to its cell."""
     shown = it.say("cell", notebook=maker.notebook, cell=maker.cell)
-    return f"[{report_tables.escaped(shown)}]({it.link(maker)})"
+    return f"[{report_tables.escaped(shown)}]({maker.address})"
 
 
 def anchor(name: str) -> str:

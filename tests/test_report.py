@@ -2,6 +2,7 @@
 
 import base64
 import re
+from html import unescape
 
 import pytest
 import report_run
@@ -21,6 +22,10 @@ def line_of(start):
     """The line of en.md that begins so."""
     found = [at for at, line in enumerate(EN.splitlines(), 1) if line.startswith(start)]
     return report_run.HEADER.count("\n") + found[0]
+
+
+def markdown_cell(text):
+    return {"cell_type": "markdown", "id": "text", "metadata": {}, "source": text}
 
 
 def fails(sources, *said, languages=("en",)):
@@ -72,12 +77,47 @@ def test_every_number_leads_to_its_row_and_the_row_to_the_cell(sources):
     entry = sources.makers.entries["06_results"]
     for name, cell in (("net_win", "cell-2"), ("p", "cell-3")):
         row = rows[f"mini.pooled.mini_strong.rubric.{name}"]
-        assert f"notebooks/06_results.ipynb#cell-id={cell}" in row
+        assert f'href="notebooks/06_results.html#{cell}"' in row
         assert entry.id[:8] in row and entry.code_hash[:8] in row and "06_results/results.json" in row
     assert "paper, Table 3: gpt-3.5-turbo" in rows["paper.t3.gpt_3_5_turbo.dwr"]
     figure = re.search(r"<figcaption[^>]*>(.*?)</figcaption>", page, re.DOTALL)[1]
-    assert "Figure 1." in figure and "#cell-id=cell-4" in figure and entry.id[:8] in figure
+    assert "Figure 1." in figure and "notebooks/06_results.html#cell-4" in figure and entry.id[:8] in figure
     assert "Table 1." in page and '<a href="#fig-result">Figure 1</a>' in page
+
+
+def test_executed_notebooks_are_pages_that_need_nothing(sources):
+    path = paths.run_dir("mini") / "notebooks" / "06_results.ipynb"
+    node = records.read_json(path)
+    node["cells"][0:0] = [markdown_cell("# cell 4"), markdown_cell("# cell-4\n\nThe loss is $\\sum_i x_i$.")]
+    cell = next(each for each in node["cells"] if each.get("id") == "cell-4")
+    cell["metadata"] = {"papermill": {"start_time": "2026-01-01"}}
+    cell["outputs"] = [
+        {
+            "output_type": "display_data",
+            "metadata": {},
+            "data": {"text/html": "<table><tr><td>n = 7</td></tr></table>"},
+        },
+        {"output_type": "display_data", "metadata": {}, "data": {"text/html": "<script>document.title = 'x'</script>"}},
+        {"output_type": "stream", "name": "stdout", "text": ["2 < 3 & so on\n"]},
+    ]
+    records.write_json(path, node)
+    stray = paths.run_dir("mini") / "report" / "notebooks" / "05_gone.html"
+    records.write_text(stray, "of an older run")
+    report.build(sources, ("en",))
+    assert not stray.exists()
+    page = (stray.parent / "06_results.html").read_text(encoding="utf-8")
+    assert page.count('id="cell-4"') == 1 and '<div id="cell-4" class="cell code"' in page  # not that of the headings
+    assert "<math" in page and "n = 7" in page and "2 &lt; 3 &amp; so on" in page and "papermill" not in page
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in unescape(page)
+    assert not re.findall(r"<link[^>]*href|(?:src|url)[=(](?!\"data:)", page)
+    entry = sources.makers.entries["06_results"]
+    assert entry.id[:8] in page and entry.code_hash[:8] in page and 'href="../en.html"' in page
+    assert 'href="../zh.html"' not in page  # it was not built
+    source = re.search(r'href="([^"]*\.ipynb)"', page)[1]
+    assert (stray.parent / source).resolve() == (sources.notebooks / "06_results.ipynb").resolve()
+    path.unlink()
+    with pytest.raises(WrongUse, match=r"06_results\.ipynb is missing; run it again: bpo run --only 06"):
+        report.build(sources, ("en",))
 
 
 def test_example_is_chosen_by_hash_and_does_not_show_an_unchanged_prompt(sources):
