@@ -38,6 +38,16 @@ def complete(requests: Sequence[wire.Request], calls: Calls) -> list[Reply]:
     return [_reply(known[key]) for key in keys]
 
 
+def stored(requests: Sequence[wire.Request], calls: Calls) -> list[Reply | None]:
+    """What the store has for each request, None where it has nothing; nobody is asked."""
+    if not calls.store.exists():
+        return [None] * len(requests)
+    keys = [wire.key(asked, wire.body(asked)) for asked in requests]
+    with Store(calls.store) as store:
+        known = store.known(keys)
+    return [_reply(known[key]) if key in known else None for key in keys]
+
+
 IMPORT = "bpo calls import FILE.jsonl --store STORE"
 
 
