@@ -31,7 +31,7 @@ from bpo_utils.report_numbers import LANGUAGES, Numbers
 from bpo_utils.report_text import Text
 from bpo_utils.runner import place_of
 
-MADE_FROM = "made_from.json"
+MADE_FROM = "report.json"  # in the run folder
 LANGUAGE_TAGS = {"en": "en", "zh": "zh-Hans"}
 
 
@@ -92,7 +92,7 @@ def build(sources: Sources, languages: tuple[str, ...] = LANGUAGES) -> list[Path
     for name, content in pages.items():
         records.write_bytes(folder / PAGES / name, content)
     written = [records.write_bytes(folder / name, content) for name, content in made.items()]
-    records.write_json(folder / MADE_FROM, known | dict.fromkeys(languages, made_from(sources)))
+    records.write_json(sources.makers.place.run / MADE_FROM, known | dict.fromkeys(languages, made_from(sources)))
     return written
 
 
@@ -109,7 +109,7 @@ def made_from(sources: Sources) -> dict[str, Any]:
 
 def recorded(sources: Sources) -> dict[str, Any]:
     """`made_from` as it was when each language was built; empty if none was."""
-    path = folder_of(sources) / MADE_FROM
+    path = sources.makers.place.run / MADE_FROM
     return records.read_json(path) if path.is_file() else {}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -144,3 +145,12 @@ def test_the_report_names_what_was_not_run_and_takes_it_in_when_it_was(further):
     for name, absent in (("en.html", "were not run for this report"), ("zh.html", "没有为本报告运行")):
         assert before[name].decode().count(absent) == 2 and absent not in after[name].decode()
         assert "fig-rlhf" in after[name].decode() and "fig-rlhf" not in before[name].decode()
+
+
+def test_every_link_of_the_report_leads_to_a_cell_of_an_executed_notebook(further):
+    folder = further[0] / "runs/smoke/report"
+    for name in ("en.html", "zh.html"):
+        links = set(re.findall(r'href="(notebooks/[^"]*)"', further[2][1][name].decode()))
+        assert {link.split("/")[1][:2] for link in links} >= {"03", "06", "07", "08"}
+        for file, _, cell in (link.partition("#") for link in links):
+            assert f'<div id="{cell}" class="cell code"' in (folder / file).read_text(encoding="utf-8")

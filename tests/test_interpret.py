@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from bpo_utils import additions, interpret, interpret_figure, interpret_page, rewrite_reading, stats
+from bpo_utils import additions, interpret, interpret_figure, interpret_page, paths, rewrite_reading, stats
 from bpo_utils.mini import world
 from bpo_utils.records import Answer, Pair, Rewrite, TestPrompt, Verdict
 
@@ -273,6 +273,12 @@ def test_every_bar_of_the_figure_is_a_link_to_its_examples(tmp_path, language):
     assert {
         path.name: path.read_bytes() for path in interpret_figure.figure(panels, "miniature", stem, language, page)
     } == before
+
+
+def test_the_figures_of_the_repository_lead_into_a_run_beside_them():
+    for path in sorted((paths.ROOT / "figures").glob("*.svg")):
+        pages = {each["page"] for each in links(path.read_text("utf-8"))} - {""}
+        assert pages <= {"../runs/mini/06_results/examples.html"}, path.name
 
 
 def test_the_figure_refuses_another_language_and_nothing(tmp_path):
