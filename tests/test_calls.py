@@ -387,7 +387,8 @@ def test_concurrency_backs_off_to_what_the_server_bears(
     api: FakeApi, tmp_path: Path, provider: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(limits, "COOLDOWN_S", 0.3)  # longer than a busy machine needs to be done with the burst before
-    api.script(delay=0.01, rules=[{"do": "concurrency", "limit": 4}])
+    # Replies take so long that a busy machine sends a whole burst, and hears the first complaint, while they are made.
+    api.script(delay=0.1, rules=[{"do": "concurrency", "limit": 4}])
     given = Limits(**asking.FREELY.model_dump() | {"concurrency_start": 2, "concurrency_most": 32})
     asked = asking.questions(asking.model(api, provider), 80)
     assert len(chat.complete(asked, asking.calls(tmp_path, given))) == 80
