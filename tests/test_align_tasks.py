@@ -86,3 +86,17 @@ def test_none_is_left_behind_when_the_notebook_is_interrupted(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         tasks._in_processes(["a", "b", "c"], tmp_path, interrupted)
     assert len(started) == tasks.AT_ONCE and all(process.poll() is not None for process in started)
+
+
+def test_the_process_of_a_task_ends_when_the_notebook_is_gone(tmp_path, monkeypatch):
+    real = workers.start
+
+    def orphaned(*rest) -> subprocess.Popen:
+        process = real(*rest)
+        process.stdin.close()  # what happens when a kernel is killed
+        return process
+
+    monkeypatch.setattr(workers, "start", orphaned)
+    with pytest.raises(ChildProcessError, match="ori_full-1 ended with code 1"):
+        tasks.run([instruction_task()], tmp_path, lambda text: None)
+    assert not (tmp_path / "ori_full-1" / "model").exists()
