@@ -11,7 +11,6 @@ training after a complete checkpoint, with exit code 85; the same command goes o
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -200,4 +199,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch.end(main())

@@ -217,7 +217,8 @@ class Cluster:
 
     def wait(self, job: str, *states: str, seconds: float = 60) -> dict[str, str]:
         """Wait until a job is in one of these states; returns what Slurm knows of it then."""
-        until(lambda: self.state(job) in states, seconds, f"job {job} to be {' or '.join(states)}", self.logs)
+        told = f"job {job} to be {' or '.join(states)}"
+        until(lambda: self.state(job) in states, seconds, told, lambda: f"{self.log(job)[-3000:]}\n{self.logs()}")
         return self.job(job)
 
     def over(self, job: str, seconds: float = 60) -> tuple[str, int]:
