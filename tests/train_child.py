@@ -62,3 +62,4 @@ if __name__ == "__main__":
     for each in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         run(each)
     launch.leave()
+    launch.end(0)  # as bpo_utils.train does
