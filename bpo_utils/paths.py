@@ -21,7 +21,8 @@ MINI_WORLD = MINI / "world"
 MINI_DATA = MINI / "data"
 MINI_MODELS = MINI / "models"
 
-STAGES = ("01_data", "02_pairs", "03_training", "04_inference", "05_judging", "06_results", "07_iterate", "08_align")
+STAGES = ("01_data", "02_pairs", "03_training", "04_inference", "05_judging", "06_results")
+STAGES += ("07_iterate", "08_align", "09_search")  # further experiments
 
 
 def profile_dirs() -> list[Path]:

@@ -23,6 +23,8 @@ from bpo_utils.sections import (
     PolicyGradient,
     Price,
     Rewriting,
+    Searching,
+    SearchRows,
     Section,
     Source,
     Teacher,
@@ -52,6 +54,7 @@ class Profile(Section):
     controls: list[str]
     iterating: Iterating | None = None
     aligning: Aligning | None = None
+    searching: Searching | None = None
 
 
 def names() -> list[str]:
@@ -89,7 +92,7 @@ def _explain(problem: Any) -> str:
 
 def _known_keys() -> list[str]:
     sections = (Profile, Source, Data, Teacher, Filters, Training, Lora, Rewriting, Model, Price, Limits, Judging)
-    sections += (Iterating, Aligning, Dpo, PolicyGradient, Instructions)
+    sections += (Iterating, Aligning, Dpo, PolicyGradient, Instructions, Searching, SearchRows)
     return sorted({name for section in sections for name in section.model_fields})
 
 

@@ -1,6 +1,6 @@
 """The sections of a profile: what can be set, with the paper's or upstream's value where there is one."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -204,6 +204,31 @@ class Iterating(Section):
     global_batch: int | None = Field(default=None, ge=1)  # null: as notebook 03
     micro_batch: int | None = Field(default=None, ge=1)  # null: as notebook 03
     at_once: int = Field(default=1, ge=1)  # trainings at the same time here, each with its share of the cores
+
+
+class SearchRows(Section):
+    """Rows of a search's task; no row lies in two sets."""
+
+    train: int = Field(ge=1)  # errors, minibatches, exemplars
+    dev: int = Field(ge=1)  # selection
+    test: int = Field(ge=1)  # looked at once, at the end
+    draw: int = 1  # which rows are drawn
+
+
+class Searching(Section):
+    """Notebook 09 and `bpo search`: automatic prompt search on one task, each method with the same target calls."""
+
+    task: str  # instruction (the miniature's), landscape, bbh/<name>, liar, gsm8k
+    rows: SearchRows
+    target: Model  # answers the task
+    # writes critiques and instructions; provider program: the miniature's stand-in, with model facets or phrases
+    optimizer: Model
+    budgets: list[int] = Field(min_length=1)  # target calls of one search
+    seeds: list[int] = Field(min_length=1)  # of searches: what is drawn, and which samples the optimizer gives
+    methods: list[str] = Field(min_length=1)
+    settings: dict[str, dict[str, Any]] = {}  # by method: what differs from its paper's defaults (search/methods)
+    tries: int = Field(default=2, ge=1)  # an optimizer's reply that cannot be read is asked for again
+    at_once: int = Field(default=1, ge=1)  # searches at the same time, each in a process (models in this machine only)
 
 
 class Dpo(Section):

@@ -3,9 +3,9 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bpo_utils import quiet
 from bpo_utils.profile import Decoding
@@ -13,6 +13,7 @@ from bpo_utils.records import Reply
 from bpo_utils.tokens import ANSWER_FRAME, framed, prompt_ids
 
 BATCH = 16  # prompts at once; also what a killed run has to do again
+BATCH_MINI = 128  # of the miniature's models, which are small
 
 
 def load(folder: Path | str, on_gpu: bool = False) -> tuple[Any, Any]:
@@ -189,29 +190,51 @@ def _left_padded(rows: list[list[int]], pad: int) -> tuple[Any, Any]:
     return ids, mask
 
 
-def answer_in_batches(asked: list[Any]) -> Iterator[tuple[list[int], list[str]]]:
-    """Answer requests to models of the Hub or of a folder, a batch at a time: (places in `asked`, texts).
+class Said(NamedTuple):
+    """What a model of this process said, and the tokens that it read and wrote."""
+
+    text: str
+    read: int
+    written: int
+
+
+def answer_in_batches(asked: list[Any]) -> Iterator[tuple[list[int], list[Said]]]:
+    """Answer requests to models of the miniature, the Hub or a folder, a batch at a time: (places in `asked`, replies).
 
     Prompts go through the model's chat template; without one, as upstream's Llama 2 script does, between [INST] and
     [/INST]. Runs on a GPU in bfloat16 where there is one, else on the CPU in float32. Raises OSError if a model cannot
     be loaded.
     """
     for model in dict.fromkeys(request.model for request in asked):
-        network, tokenizer = load(model.model, on_gpu=True)
+        network, tokenizer = _loaded(model)
         mine = [place for place, request in enumerate(asked) if request.model == model]
-        framed_prompts = {place: _framed(tokenizer, asked[place].system, asked[place].prompt) for place in mine}
-        for first, batch in _alike(asked, mine, framed_prompts):
+        framed_prompts = {place: _framed_request(tokenizer, asked[place]) for place in mine}
+        size = BATCH_MINI if model.provider == "mini" else BATCH
+        for first, batch in _alike(asked, mine, framed_prompts, size):
             sampling = {
                 "temperature": first.temperature,
                 "top_p": first.top_p,
                 "seed": (first.seed or 0) + first.sample,
             }
-            decoding = Decoding(max_new_tokens=first.max_tokens, batch_size=BATCH, **sampling)
-            yield batch, generate(network, tokenizer, [framed_prompts[place] for place in batch], decoding)
+            decoding = Decoding(max_new_tokens=first.max_tokens, batch_size=size, **sampling)
+            texts = generate(network, tokenizer, [framed_prompts[place] for place in batch], decoding)
+            read = [len(prompt_ids(tokenizer, framed_prompts[place])) for place in batch]
+            written = [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+            yield batch, [Said(*said) for said in zip(texts, read, written, strict=True)]
 
 
-def _alike(asked: list[Any], places: list[int], framed_prompts: dict[int, str]) -> Iterator[tuple[Any, list[int]]]:
-    """(a request, places of up to BATCH that are decoded like it), shortest first."""
+def _loaded(model: Any) -> tuple[Any, Any]:
+    if model.provider == "mini":
+        from bpo_utils.mini import models
+
+        return models.load(model.model)
+    return load(model.model, on_gpu=True)
+
+
+def _alike(
+    asked: list[Any], places: list[int], framed_prompts: dict[int, str], size: int
+) -> Iterator[tuple[Any, list[int]]]:
+    """(a request, places of up to `size` that are decoded like it), shortest first."""
 
     def decoded(place: int) -> tuple[Any, ...]:
         one = asked[place]
@@ -220,23 +243,33 @@ def _alike(asked: list[Any], places: list[int], framed_prompts: dict[int, str]) 
     ordered = sorted(places, key=lambda place: (decoded(place), len(framed_prompts[place]), framed_prompts[place]))
     for _, group in itertools.groupby(ordered, key=decoded):
         same = list(group)
-        for start in range(0, len(same), BATCH):
-            yield asked[same[start]], same[start : start + BATCH]
+        for start in range(0, len(same), size):
+            yield asked[same[start]], same[start : start + size]
 
 
-def as_completion(asked: Any, text: str) -> str:
-    """A text of a local model in the form of a chat completion, which is what a store holds."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return json.dumps(
-        {"object": "chat.completion", "model": asked.model.model, "choices": [choice]}, ensure_ascii=False
-    )
+def as_completion(asked: Any, said: Said) -> str:
+    """What a local model said in the form of a chat completion, which is what a store holds."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": said.text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": said.read, "completion_tokens": said.written, "total_tokens": said.read + said.written}
+    completion = {"object": "chat.completion", "model": asked.model.model, "choices": [choice], "usage": usage}
+    return json.dumps(completion, ensure_ascii=False)
 
 
-def _framed(tokenizer: Any, system: str, prompt: str) -> str:
+def _framed_request(tokenizer: Any, asked: Any) -> str:
+    return _framed(tokenizer, asked.system, asked.prompt, asked.earlier, asked.answer_start)
+
+
+def _framed(
+    tokenizer: Any, system: str, prompt: str, earlier: Sequence[tuple[str, str]] = (), answer_start: str = ""
+) -> str:
+    """A request as the text that a model continues. Raises ValueError for several turns without a chat template."""
     if not tokenizer.chat_template:
-        return framed(ANSWER_FRAME, f"{system}\n\n{prompt}" if system else prompt)
+        if earlier:
+            raise ValueError("a model without a chat template cannot be given a conversation of several turns")
+        text = framed(ANSWER_FRAME, f"{system}\n\n{prompt}" if system else prompt)
+        return f"{text} {answer_start}" if answer_start else text
     messages = [{"role": "system", "content": system}] if system else []
-    text = tokenizer.apply_chat_template(
-        [*messages, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    return text.removeprefix(tokenizer.bos_token or "")  # `generate` puts it in front of every prompt
+    messages += [{"role": role, "content": text} for role, text in (*earlier, ("user", prompt))]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # `generate` puts the first token in front of every prompt
+    return text.removeprefix(tokenizer.bos_token or "") + answer_start

@@ -48,6 +48,15 @@ def stored(requests: Sequence[wire.Request], calls: Calls) -> list[Reply | None]
     return [_reply(known[key]) if key in known else None for key in keys]
 
 
+def used(replies: Sequence[Reply], calls: Calls) -> dict[str, tuple[int | None, int | None, float, float]]:
+    """(tokens read, tokens written, US dollars, when it came) of each stored reply, by its key; None where nobody
+    counted tokens. A reply without text (refused, empty) has no entry."""
+    if not calls.store.exists():
+        return {}
+    with Store(calls.store) as store:
+        return store.used(reply.key for reply in replies)
+
+
 IMPORT = "bpo calls import FILE.jsonl --store STORE"
 
 
@@ -127,11 +136,11 @@ def _in_process(todo: list[Call], store: Store) -> None:
 
     for batch, replies in local.answer_in_batches([call.asked for call in todo]):
         with store.transaction() as db:
-            for place, text in zip(batch, replies, strict=True):
+            for place, said in zip(batch, replies, strict=True):
                 record(db, todo[place].row(), now())
-                if text.strip():
+                if said.text.strip():
                     exchange.save_answer(
-                        db, todo[place].key, local.as_completion(todo[place].asked, text), 0.0, "local"
+                        db, todo[place].key, local.as_completion(todo[place].asked, said), 0.0, "local"
                     )
                 else:
                     exchange.save_outcome(db, todo[place].key, "empty", "the model said nothing")

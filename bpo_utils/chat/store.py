@@ -155,6 +155,16 @@ class Store:
             found.update((row[0], Stored(*row)) for row in rows)
         return found
 
+    def used(self, keys: Iterable[str]) -> dict[str, tuple[int | None, int | None, float, float]]:
+        """(input tokens, output tokens, US dollars, when it came) of the answers to these calls, by key."""
+        wanted, found = list(dict.fromkeys(keys)), {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.rows(f"SELECT key, input, output, usd, created FROM answer WHERE key IN ({marks})", part)
+            found.update((key, tuple(rest)) for key, *rest in rows)
+        return found
+
     def spent(self) -> float:
         """US dollars of all calls ever sent through this store; those of unknown end at their worst case."""
         return self.rows("SELECT coalesce(sum(usd), 0) FROM attempt")[0][0]

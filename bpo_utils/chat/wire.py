@@ -18,7 +18,11 @@ MESSAGE_TOKENS = 64  # more than any chat format adds around one message
 
 @dataclass(frozen=True)
 class Request:
-    """One question to one model. `sample` tells repeats apart: 0, 1, 2 ... are different draws."""
+    """One question to one model. `sample` tells repeats apart: 0, 1, 2 ... are different draws.
+
+    `earlier`: the turns before the prompt, as (role, text), role user or assistant. `answer_start`: words that the
+    answer begins with; the model goes on from there, and they are not part of the reply.
+    """
 
     model: Model
     prompt: str
@@ -28,6 +32,14 @@ class Request:
     seed: int | None = None
     system: str = ""
     sample: int = 0
+    earlier: tuple[tuple[str, str], ...] = ()
+    answer_start: str = ""
+
+    @property
+    def texts(self) -> list[str]:
+        """Everything the model reads, in order."""
+        turns = [text for _, text in self.earlier]
+        return [text for text in (self.system, *turns, self.prompt, self.answer_start) if text]
 
 
 @dataclass(frozen=True)
@@ -67,14 +79,16 @@ def request(model: Model, prompt: str, decoding: Decoding, sample: int = 0) -> R
 def body(asked: Request) -> dict[str, Any]:
     """The JSON body as it is sent. What the model refuses (see `models.toml`) is left out, never changed silently.
 
-    A `seed` moves with the sample: the same seed would ask for the same draw again.
+    A `seed` moves with the sample: the same seed would ask for the same draw again. Raises ValueError for an
+    `answer_start` where the provider has no way to send one.
     """
     can = capabilities.of(asked.model)
     messages = [{"role": "system", "content": asked.system}] if asked.system else []
-    sent: dict[str, Any] = {
-        "model": asked.model.model,
-        "messages": [*messages, {"role": "user", "content": asked.prompt}],
-    }
+    messages += [{"role": role, "content": text} for role, text in (*asked.earlier, ("user", asked.prompt))]
+    sent: dict[str, Any] = {"model": asked.model.model, "messages": messages}
+    if asked.answer_start:
+        sent["messages"] = [*messages, {"role": "assistant", "content": asked.answer_start}]
+        sent |= _continuing(asked.model)
     sent[can.token_limit] = asked.max_tokens
     if can.temperature:
         sent["temperature"] = asked.temperature
@@ -83,6 +97,18 @@ def body(asked: Request) -> dict[str, Any]:
     if can.seed and asked.seed is not None:
         sent["seed"] = asked.seed + asked.sample
     return sent | can.always
+
+
+def _continuing(model: Model) -> dict[str, bool]:
+    """What makes a server go on with the last message: vLLM's two switches; models in this process need none."""
+    if model.provider in capabilities.IN_PROCESS:
+        return {}
+    if model.provider == "compatible":
+        return {"add_generation_prompt": False, "continue_final_message": True}
+    raise ValueError(
+        f"{model.name}: {model.provider} cannot be given the start of an answer; use a model in this process or one "
+        "behind vLLM (provider: compatible), or put the instruction before or after the input"
+    )
 
 
 def canonical(value: Any) -> str:
@@ -109,13 +135,12 @@ def name(provider: str, address: str, sent: dict[str, Any], sample: int) -> str:
 
 def worst_usage(asked: Request) -> Usage:
     """More tokens than the call can use: every token of a byte-level vocabulary holds at least one byte of the text."""
-    texts = [asked.system, asked.prompt] if asked.system else [asked.prompt]
-    return Usage(sum(len(text.encode()) + MESSAGE_TOKENS for text in texts), asked.max_tokens)
+    return Usage(sum(len(text.encode()) + MESSAGE_TOKENS for text in asked.texts), asked.max_tokens)
 
 
 def expected_input(asked: Request) -> int:
     """About how many tokens the prompt has: four letters a token, 1.6 Chinese ones. An estimate, not a bound."""
-    text = asked.system + asked.prompt
+    text = "".join(asked.texts)
     wide = 0 if text.isascii() else sum(ord(letter) > 0x2E80 for letter in text)
     return round((len(text) - wide) / 4 + wide / 1.6) + 8
 
