@@ -23,6 +23,41 @@ def test_a_model_of_transformers_answers_in_this_process_and_is_stored(tmp_path)
     assert chat.ask(STRONG, PROMPTS, GREEDY, chat.Calls(calls.store, "replay")) == first
 
 
+def test_a_model_of_the_miniature_can_be_kept_in_a_store_too_with_its_tokens(tmp_path):
+    from bpo_utils.chat import session
+
+    calls, mini = chat.Calls(tmp_path / "calls.sqlite"), Model(name="s", provider="mini", model="strong")
+    requests = [wire.Request(mini, prompt, max_tokens=24) for prompt in PROMPTS]
+    replies = chat.complete(requests, calls)
+    direct = chat.ask(mini, PROMPTS, GREEDY)
+    assert [reply.text for reply in replies] == [reply.text for reply in direct]
+    assert chat.complete(requests, chat.Calls(calls.store, "replay")) == replies
+    used = session.used(replies, calls)
+    read, written, usd, came = used[replies[0].key]
+    assert len(used) == 2 and read > len(PROMPTS[0].split()) and 0 < written <= 24 and (usd, came > 0) == (0.0, True)
+    assert session.used(replies, chat.Calls(tmp_path / "other.sqlite")) == {}
+
+
+def test_the_start_of_an_answer_is_gone_on_from():
+    from bpo_utils.chat import local
+
+    mini = Model(name="s", provider="mini", model="strong")
+    requests = [wire.Request(mini, "What are tides?", max_tokens=24, answer_start=start) for start in ("", "The risk")]
+    ((_, said),) = local.answer_in_batches(requests)
+    assert said[0].text.startswith("Tides") and said[0].text != said[1].text and said[1].read == said[0].read + 2
+
+
+def test_a_conversation_needs_a_chat_template():
+    from bpo_utils.chat import local
+
+    class Tokenizer:
+        chat_template, bos_token = None, "<s>"
+
+    with pytest.raises(ValueError, match="no chat template|without a chat template"):
+        local._framed(Tokenizer(), "", "and now?", (("user", "hello"), ("assistant", "hi")))
+    assert local._framed(Tokenizer(), "", "hello", answer_start="Well") == "[INST] hello [/INST] Well"
+
+
 def test_what_a_killed_run_had_answered_is_not_asked_again(tmp_path, monkeypatch):
     from bpo_utils.chat import local
 
