@@ -24,9 +24,10 @@ FILES = {
     "mini.training": "03_training/plan.json",
     "mini.iterate": "07_iterate/results.json",
     "mini.align": "08_align/results.json",
+    "mini.search": "09_search/results.json",
 }
 LOG = "03_training/log.jsonl"
-CARDS = ("06_results/cards.json", "07_iterate/cards.json", "08_align/cards.json")
+CARDS = ("06_results/cards.json", "07_iterate/cards.json", "08_align/cards.json", "09_search/cards.json")
 LANGUAGES = ("en", "zh")
 ALONE = ("name", "filter", "dataset")  # a row that begins with one of these needs no other field in its name
 
