@@ -136,7 +136,7 @@ def _continued(
     """One batch: finished rows leave it, with their part of the cache, as soon as they are a quarter of it."""
     import torch
 
-    ids, mask = (part.to(model.device) for part in _left_padded(rows, tokenizer.eos_token_id))
+    ids, mask = (part.to(model.device) for part in left_padded(rows, tokenizer.eos_token_id))
     ends = torch.tensor(ends_of(model, tokenizer), device=model.device)
     uniform = None if drawn is None else torch.tensor(drawn, dtype=torch.float64, device=model.device)
     width, waiting, cache, replies = ids.shape[1], torch.arange(len(rows), device=model.device), None, {}
@@ -181,7 +181,8 @@ def _warpers(decoding: Decoding) -> list[Any]:
     return [TemperatureLogitsWarper(float(decoding.temperature)), *narrowed]
 
 
-def _left_padded(rows: list[list[int]], pad: int) -> tuple[Any, Any]:
+def left_padded(rows: list[list[int]], pad: int) -> tuple[Any, Any]:
+    """(ids, attention mask) of one batch, both [rows, longest]."""
     import torch
 
     width = max(map(len, rows))
@@ -206,9 +207,9 @@ def answer_in_batches(asked: list[Any]) -> Iterator[tuple[list[int], list[Said]]
     be loaded.
     """
     for model in dict.fromkeys(request.model for request in asked):
-        network, tokenizer = _loaded(model)
+        network, tokenizer = loaded(model)
         mine = [place for place, request in enumerate(asked) if request.model == model]
-        framed_prompts = {place: _framed_request(tokenizer, asked[place]) for place in mine}
+        framed_prompts = {place: framed_request(tokenizer, asked[place]) for place in mine}
         size = BATCH_MINI if model.provider == "mini" else BATCH
         for first, batch in _alike(asked, mine, framed_prompts, size):
             sampling = {
@@ -223,7 +224,8 @@ def answer_in_batches(asked: list[Any]) -> Iterator[tuple[list[int], list[Said]]
             yield batch, [Said(*said) for said in zip(texts, read, written, strict=True)]
 
 
-def _loaded(model: Any) -> tuple[Any, Any]:
+def loaded(model: Any) -> tuple[Any, Any]:
+    """(model, tokenizer) of the miniature, the Hub or a folder."""
     if model.provider == "mini":
         from bpo_utils.mini import models
 
@@ -255,7 +257,8 @@ def as_completion(asked: Any, said: Said) -> str:
     return json.dumps(completion, ensure_ascii=False)
 
 
-def _framed_request(tokenizer: Any, asked: Any) -> str:
+def framed_request(tokenizer: Any, asked: Any) -> str:
+    """A request as the text that a model continues; without a chat template between [INST] and [/INST]."""
     return _framed(tokenizer, asked.system, asked.prompt, asked.earlier, asked.answer_start)
 
 

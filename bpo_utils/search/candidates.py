@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+LONGEST = 4000  # characters of an instruction; more is a reply that was not meant as one
+
 
 @dataclass(frozen=True)
 class Candidate:

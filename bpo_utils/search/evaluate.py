@@ -17,13 +17,20 @@ def evaluate(search: Search, candidates: Sequence[Candidate], rows: Sequence[Row
     What was scored before is not asked again. Raises BudgetSpent, before anything is asked, if what is missing passes
     the budget; ValueError for a row of the test set.
     """
+    _score(search, wanted(search, search.scores, candidates, rows), search.scores, "target")
+    return [mean(search, one, rows) for one in candidates]
+
+
+def wanted(
+    search: Search, table: dict[str, dict[str, Scored]], candidates: Sequence[Candidate], rows: Sequence[Row]
+) -> list[tuple[Candidate, Row]]:
+    """The pairs that a table of scores lacks. Raises what `evaluate` raises."""
     if search.tests & {row.id for row in rows}:
         raise ValueError("rows of the test set are for `measure`, once, after the search")
-    pairs = _missing(search.scores, candidates, rows)
+    pairs = _missing(table, candidates, rows)
     if len(pairs) > search.left:
         raise BudgetSpent(f"{len(pairs)} target calls are wanted, {search.left:g} are left of {search.budget}")
-    _score(search, pairs, search.scores, "target")
-    return [mean(search, one, rows) for one in candidates]
+    return pairs
 
 
 def scored(search: Search, candidate: Candidate, rows: Iterable[Row]) -> list[Scored]:

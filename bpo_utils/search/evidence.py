@@ -33,13 +33,14 @@ def examples(search: Search, rows: Sequence[Row], candidate: Candidate | None = 
     return "\n\n".join(blocks)
 
 
-def trajectory(search: Search, candidates: Sequence[Candidate], shown: Sequence[str]) -> str:
+def trajectory(search: Search, candidates: Sequence[Candidate], shown: Sequence[str], score_first: bool = False) -> str:
     """Instructions with their scores as they are to be shown, in the order given."""
     pairs = list(zip(candidates, shown, strict=True))
     if search.blind:  # the texts without their scores, and in an order that tells nothing
         random.Random(len(pairs)).shuffle(pairs)
         pairs = [(one, "(hidden)") for one, _ in pairs]
-    items = [f"<instruction>\n{one.text}\n</instruction>\n<score>{score}</score>" for one, score in pairs]
+    parts = [(f"<instruction>\n{one.text}\n</instruction>", f"<score>{score}</score>") for one, score in pairs]
+    items = ["\n".join(reversed(each) if score_first else each) for each in parts]
     return "\n\n".join(f"<scored>\n{item}\n</scored>" for item in items) or NOTHING
 
 
@@ -55,6 +56,7 @@ def placed(search: Search, rows: Sequence[Row]) -> str:
     blocks = []
     for row in rows:
         asked, begun = prompt(search.task, PLACE, row.input)
-        text = "\n".join(part for part in (asked, begun) if part)
+        mark = " " if asked.endswith("A:") else "\n"  # the answer begins on the line of its mark
+        text = mark.join(part for part in (asked, begun) if part)
         blocks.append(f"<example>\n<input>\n{text}\n</input>\n<output>\n{row.gold}\n</output>\n</example>")
     return "\n\n".join([f"{PLACE} stands where the instruction will be put.", *blocks])

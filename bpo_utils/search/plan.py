@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+REPEATED = ("rounds", "expansions")  # knobs that count what a search does again and again
 MORE_ROUNDS = 2  # of those that fit at their worst: repeated proposals cost nothing, and leave calls for more
 
 
@@ -32,9 +33,9 @@ class Plan:
 def fitted(method: ModuleType, settings: Any, sizes: Sizes, budget: int | None) -> Any:
     """The method's settings for a budget of target calls; its knob (`KNOB`, such as rounds) is set to what fits.
 
-    Where the knob counts rounds, twice as many as fit at their worst are allowed; the search itself stops before a
-    round that could pass the budget. Without a budget: the settings as they are. Raises ValueError with the least
-    budget if not even one round fits.
+    Where the knob counts rounds (REPEATED), twice as many as fit at their worst are allowed; the search itself stops
+    before a round that could pass the budget. Without a budget: the settings as they are. Raises ValueError with the
+    least budget if not even one round fits.
     """
     if budget is None:
         return settings
@@ -49,4 +50,4 @@ def fitted(method: ModuleType, settings: Any, sizes: Sizes, budget: int | None) 
             f"{method.NAME}: a budget of {budget} target calls is too small; {method.KNOB}: 1 can take {least}"
         )
     fits = max(knob for knob in range(1, most + 1) if method.plan(tried(knob), sizes).target <= budget)
-    return tried(min(most, MORE_ROUNDS * fits) if method.KNOB == "rounds" else fits)
+    return tried(min(most, MORE_ROUNDS * fits) if method.KNOB in REPEATED else fits)

@@ -25,6 +25,11 @@ def vary(shown: Shown) -> str:
     return written(shown, shown.rng.sample(shown.ideas, len(shown.ideas)))
 
 
+def paraphrase(shown: Shown) -> str:
+    """ProTeGi: the same meaning in other words, between tags."""
+    return between("instruction", [vary(shown)])
+
+
 def reasons(shown: Shown) -> str:
     """ProTeGi: why did the instruction fail on these examples?"""
     counts, found = lacking(shown), []
@@ -87,21 +92,30 @@ def examine(shown: Shown) -> str:
         lacks = shown.words.missing(one["input"], one["output"], one["reference"])
         asks = "; ".join(shown.words.phrases[idea][0] for idea in lacks)
         told = f"yes, the instruction should also say: {asks}." if lacks else "no."
+        if "" in shown.words.given(one["input"], one["output"]):
+            told += " The output holds something wrong: the instruction may ask for too much."
         found.append(f"Example {number}. Output right: {'no' if lacks else 'yes'}. Edit needed: {told}")
     return "\n".join(found) or "There is no example to look at."
 
 
 def refine(shown: Shown) -> str:
-    """PE2, second step: the instruction with what the first step suggested, within the limit of words."""
-    counts = Counter(idea for line in shown.earlier.split("\n") for idea in shown.words.found(line))
+    """PE2, second step: the instruction with what the first step suggested, within the limits of words."""
+    lines = shown.earlier.split("\n")
+    counts = Counter(idea for line in lines for idea in shown.words.found(line))
     fresh = Counter({idea: count for idea, count in counts.items() if idea not in shown.ideas})
     added = drawn(shown, fresh, shown.rng.randint(1, 3)) if fresh or not counts else []
+    step = re.search(r"change up to (\d+) words", shown.text)
+    while step and len(added) > 1 and len(written(shown, added).split()) > int(step.group(1)):
+        added.pop()
+    kept = list(shown.ideas)
+    if kept and 2 * sum("too much" in line for line in lines) > sum(line.startswith("Example ") for line in lines):
+        kept.remove(shown.rng.choice(kept))
     limit = re.search(r"at most (\d+) words", shown.text)
     room = int(limit.group(1)) if limit else 1000
-    new = [*shown.ideas, *added]
+    new = [*kept, *added]
     while len(new) > 1 and len(written(shown, new).split()) > room:
         new.pop(0)
-    return written(shown, new)
+    return between("instruction", [written(shown, new)])
 
 
 def criticize(shown: Shown) -> str:
@@ -121,10 +135,9 @@ def praise(shown: Shown) -> str:
 def rewrite(shown: Shown) -> str:
     """PromptAgent: the instruction with up to three things of the feedback, other than all earlier ones."""
     feedback = "\n".join(prompts.tagged(shown.text, "feedback"))
-    counts = {int(m.group(1)): shown.words.found(m.group(0)) for m in re.finditer(r"- (\d+) of [^\n]*", feedback)}
-    weights = Counter({idea: count for count, ideas in counts.items() for idea in ideas}) or Counter(
-        shown.words.found(feedback)
-    )
+    counted = [(int(m.group(1)), m.group(0)) for m in re.finditer(r"- (\d+) of [^\n]*", feedback)]
+    weights = Counter({idea: count for count, line in counted for idea in shown.words.found(line)})
+    weights = weights or Counter(shown.words.found(feedback))
     fresh = Counter({idea: count for idea, count in weights.items() if idea not in shown.ideas})
     found = []
     for _ in range(shown.count):
@@ -145,9 +158,8 @@ def write_steps(shown: Shown) -> str:
 def demonstrate(shown: Shown) -> str:
     """ABO: one worked example, every step in order, and the right answer at its end."""
     (one,) = examples(shown)[:1] or [{"input": "", "output": "", "reference": ""}]
-    answer = one["reference"] or one["output"]
     steps = [f"Step {number}: {line}" for number, line in _steps(shown.current).items()]
-    told = "\n".join([one["input"], *steps, f"Answer: {answer}"])
+    told = "\n".join([*steps, f"Answer: {one['reference'] or one['output']}"])
     return f"<demonstration>\n{told}\n</demonstration>"
 
 
@@ -168,19 +180,19 @@ def decompose(shown: Shown) -> str:
     steps = _steps(shown.current)
     have = set(shown.words.found(steps.get(failing, "")))
     parts = [idea for idea in drawn(shown, named, 2) if idea not in have]
-    if parts:
-        steps[failing] = f"{steps.get(failing, '').rstrip('.')}; {_sentence(shown, parts).lower()}"
+    more = _sentence(shown, parts).lower() if parts else "then look whether it was done."
+    if more not in steps.get(failing, ""):
+        steps[failing] = f"{steps.get(failing, '').rstrip('.')}; {more}"
     lines = [f"{number}. {line}" for number, line in sorted(steps.items())]
     return f"<instruction>\n{chr(10).join(lines)}\n</instruction>"
 
 
 def renew(shown: Shown) -> str:
-    """ABO: the demonstration with the steps of the new procedure."""
+    """ABO: the demonstration with the steps of the new procedure, and the old one's answer."""
     old = next(iter(prompts.tagged(shown.text, "demonstration")), "")
-    question = old.partition("\nStep 1:")[0]
     steps = [f"Step {number}: {line}" for number, line in _steps(shown.current).items()]
-    answer = old.rpartition("Answer: ")[2]
-    return f"<demonstration>\n{chr(10).join([question, *steps, f'Answer: {answer}'])}\n</demonstration>"
+    told = "\n".join([*steps, f"Answer: {old.rpartition('Answer: ')[2]}"])
+    return f"<demonstration>\n{told}\n</demonstration>"
 
 
 def rate(shown: Shown) -> str:
@@ -200,6 +212,7 @@ def summarize(shown: Shown) -> str:
 REPLIES = {
     "Infer the instruction": infer,
     "Vary the instruction": vary,
+    "Paraphrase the instruction": paraphrase,
     "Give reasons for the errors": reasons,
     "Improve the instruction": improve,
     "Continue the list": continue_list,

@@ -15,9 +15,14 @@ PROGRAMS = ("program", "landscape")  # providers in this room
 
 
 def complete(requests: Sequence[wire.Request], calls: Calls) -> list[Reply]:
-    """One reply per request, in order. Raises what `chat.complete` raises."""
+    """One reply per request, in order. Raises what `chat.complete` and `likelihood.replies` raise."""
+    from bpo_utils.search import likelihood
+
+    if any(isinstance(asked, likelihood.Given) for asked in requests):
+        return likelihood.replies(requests)
     models = [place for place, asked in enumerate(requests) if asked.model.provider not in PROGRAMS]
-    answered = dict(zip(models, chat.complete([requests[place] for place in models], calls), strict=True))
+    said = chat.complete([requests[place] for place in models], calls) if models else []  # no store without a call
+    answered = dict(zip(models, said, strict=True))
     return [answered[place] if place in answered else _said(asked) for place, asked in enumerate(requests)]
 
 
@@ -35,7 +40,8 @@ def used(requests: Sequence[wire.Request], replies: Sequence[Reply], calls: Call
     """What each call took; `since`: answers that came before this time were there already."""
     from bpo_utils.chat import session
 
-    counted = session.used([reply for reply in replies if reply.key], calls)
+    stored = [reply for reply in replies if reply.key]
+    counted = session.used(stored, calls) if stored else {}
     found = []
     for asked, reply in zip(requests, replies, strict=True):
         read, written, usd, came = counted.get(reply.key, (None, None, 0.0, since))

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bpo_utils.chat import wire
+from bpo_utils.records import Reply
 from bpo_utils.search import prompts
-from bpo_utils.search.candidates import Candidate
+from bpo_utils.search.candidates import LONGEST, Candidate
 from bpo_utils.search.state import Search, add, completed
 
 DRAWS = 1_000_000  # samples of one search seed: another seed must draw others, not find these in the store
@@ -43,26 +44,15 @@ def ask(
     samples: int = 1,
     temperature: float = 0.7,
     max_tokens: int = 1024,
+    top_p: float = 1.0,
 ) -> list[list[tuple[Any, str]]]:
     """Ask each meta-prompt for `samples` replies: per meta-prompt a list of (what was read, the reply).
 
     `read` returns something empty for a reply that it cannot read; that one is asked for again, `search.tries` times in
     all, and then left out and counted. So a list may be shorter than `samples`; never an error, never an endless loop.
     """
-    found: list[list[tuple[Any, str]]] = [[] for _ in metas]
-    wanted = [place for place in range(len(metas)) for _ in range(samples)]
-    for _ in range(search.tries):
-        requests = [_request(search, metas[place], temperature, max_tokens) for place in wanted]
-        replies = completed(search, "optimizer", requests)
-        again = []
-        for place, reply in zip(wanted, replies, strict=True):
-            if value := read(reply.text):
-                found[place].append((value, reply.text))
-            else:
-                search.counts.bad_replies += 1
-                again.append(place)
-        wanted = again
-    return found
+    decoding = {"temperature": temperature, "max_tokens": max_tokens, "top_p": top_p}
+    return _asked(search, metas, lambda reply: read(reply.text), samples, decoding)
 
 
 def propose(
@@ -72,9 +62,20 @@ def propose(
     samples: int = 1,
     temperature: float = 0.7,
     max_tokens: int = 1024,
+    top_p: float = 1.0,
 ) -> list[Candidate]:
-    """Ask for instructions; returns the candidates that are new, in order."""
-    replies = ask(search, [one.meta for one in proposals], read, samples, temperature, max_tokens)
+    """Ask for instructions; returns the candidates that are new, in order.
+
+    What `read` gives counts as unreadable (see `ask`) if it is too long, or if the reply was cut off in it.
+    """
+
+    def told(reply: Reply) -> str:
+        text = read(reply.text).strip()
+        cut = reply.finish == "length" and reply.text.rstrip().endswith(text)
+        return "" if cut or len(text) > LONGEST else text
+
+    decoding = {"temperature": temperature, "max_tokens": max_tokens, "top_p": top_p}
+    replies = _asked(search, [one.meta for one in proposals], told, samples, decoding)
     born = []
     for one, answers in zip(proposals, replies, strict=True):
         for text, reply in answers:
@@ -88,11 +89,38 @@ def instruction(reply: str) -> str:
     return next(iter(prompts.tagged(reply, "instruction")), "")
 
 
-def _request(search: Search, meta: Meta, temperature: float, max_tokens: int) -> wire.Request:
+def said(reply: str) -> str:
+    """A reply in free words; "" for an apology or refusal, which must not be taken for an examination or feedback."""
+    return "" if prompts.APOLOGY.match(reply) else reply.strip()
+
+
+def _asked(
+    search: Search,
+    metas: Sequence[Meta],
+    read: Callable[[Reply], Any],
+    samples: int,
+    decoding: dict[str, Any],
+) -> list[list[tuple[Any, str]]]:
+    found: list[list[tuple[Any, str]]] = [[] for _ in metas]
+    wanted = [place for place in range(len(metas)) for _ in range(samples)]
+    for _ in range(search.tries):
+        requests = [_request(search, metas[place], decoding) for place in wanted]
+        replies = completed(search, "optimizer", requests)
+        again = []
+        for place, reply in zip(wanted, replies, strict=True):
+            if value := read(reply):
+                found[place].append((value, reply.text))
+            else:
+                search.counts.bad_replies += 1
+                again.append(place)
+        wanted = again
+    return found
+
+
+def _request(search: Search, meta: Meta, decoding: dict[str, Any]) -> wire.Request:
     # the same text asked again is another draw; which one depends on the search alone, so a replay asks the same
     name = f"{meta.earlier}{meta.text}"
     draw = search.asked[name]
     search.asked[name] += 1
     number = search.seed * DRAWS + draw
-    told = {"temperature": temperature, "max_tokens": max_tokens, "seed": 0, "sample": number}
-    return wire.Request(search.roles.optimizer, meta.text, earlier=meta.earlier, **told)
+    return wire.Request(search.roles.optimizer, meta.text, earlier=meta.earlier, seed=0, sample=number, **decoding)

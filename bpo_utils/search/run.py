@@ -16,10 +16,10 @@ from bpo_utils.search.state import Roles, Search, by_id, save
 from bpo_utils.search.task import Task
 
 
-def folder_of(profile: str, task: str, method: str, budget: int | None, seed: int) -> Path:
-    """Where one search is kept."""
-    cap = "unlimited" if budget is None else str(budget)
-    return paths.stage_dir(profile, "09_search") / "runs" / task.replace("/", "-") / f"{method}-{cap}-s{seed}"
+def folder_of(profile: str, task: str, method: str, budget: int | None, seed: int, changed: str = "") -> Path:
+    """Where one search is kept. `changed`: what tells a search with other settings than the profile's from that one."""
+    name = f"{method}-{'unlimited' if budget is None else budget}-s{seed}" + (f"-{changed}" if changed else "")
+    return paths.stage_dir(profile, "09_search") / "runs" / task.replace("/", "-") / name
 
 
 def settings_of(searching: Searching, method: str, task: Task, budget: int | None) -> Any:
@@ -52,12 +52,13 @@ def search(
     folder: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
     blind: bool = False,
+    curve: bool = True,
 ) -> dict[str, Any]:
     """Run one search, or load it if its folder has the result of the very same one; returns the result.
 
     The result: `best` (the candidate), its `dev` score, `scores` on the test rows, those of the first instruction
-    (`seed_`), the `trace` of favourites with their dev scores, `planned` and used calls (`counts`). Raises what
-    `chat.complete` raises; run again, it goes on.
+    (`seed_`), the `trace` of favourites, `planned` and used calls (`counts`). With `curve` the trace has dev scores,
+    for which favourites are measured on dev. Raises what `chat.complete` raises; run again, it goes on.
     """
     module, settings = methods.find(method), settings_of(searching, method, task, budget)
     about = {"method": method, "settings": settings.model_dump(mode="json")}
@@ -68,23 +69,39 @@ def search(
     tell(f"{module.NAME}: {plans.said(budget, searching.tries)}")
     found = module.run(state, settings)
     save(state, "end")
-    result = {"method": method, "seed": seed, "budget": budget, "planned": asdict(plans), **_measured(state, found)}
+    result = {
+        "method": method,
+        "seed": seed,
+        "budget": budget,
+        "planned": asdict(plans),
+        **_measured(state, found, curve),
+    }
     if folder:
         records.write_json(folder / "result.json", result)
     return result
 
 
-def _measured(state: Search, found: Any) -> dict[str, Any]:
+def measured_at_most(task: Task) -> int:
+    """Target calls at most after a search without its curve: first and best instruction on the test and dev rows."""
+    return 2 * (len(task.test) + len(task.dev))
+
+
+def _measured(state: Search, found: Any, curve: bool) -> dict[str, Any]:
     """What is only looked at, after the search: the test rows, once, and the dev scores of the trace."""
     first = state.candidates[0]
-    favourites = list({row["candidate"]: by_id(state, row["candidate"]) for row in state.trace}.values())
+    favourites = [by_id(state, id) for id in dict.fromkeys(row["candidate"] for row in state.trace)] if curve else []
     dev = {one.id: _mean(scores) for one, scores in _pairs(state, [first, *favourites, found], "dev")}
     test = {one.id: scores for one, scores in _pairs(state, [first, found], "test")}
     used = asdict(state.counts)
-    told = {"best": asdict(found), "dev": dev[found.id], "test": _mean(test[found.id]), "counts": used}
+    told = {
+        "best": asdict(found) | {"parents": list(found.parents)},
+        "dev": dev[found.id],
+        "test": _mean(test[found.id]),
+        "counts": used,
+    }
     told |= {"scores": {one.row: one.value for one in test[found.id]}}
     told |= {"seed_dev": dev[first.id], "seed_scores": {one.row: one.value for one in test[first.id]}}
-    return told | {"trace": [row | {"dev": dev[row["candidate"]]} for row in state.trace]}
+    return told | {"trace": [row | {"dev": dev.get(row["candidate"])} for row in state.trace]}
 
 
 def _pairs(state: Search, candidates: list[Any], name: str) -> list[tuple[Any, list[Any]]]:

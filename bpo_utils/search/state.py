@@ -20,12 +20,10 @@ from bpo_utils.chat.store import now
 from bpo_utils.profile import Model
 from bpo_utils.records import Reply
 from bpo_utils.search import programs
-from bpo_utils.search.candidates import Candidate, normal
+from bpo_utils.search.candidates import LONGEST, Candidate, normal
 from bpo_utils.search.task import Task
 
 IDLE_STEPS = 3  # steps in a row without anything new, after which a search ends: its optimizer only repeats itself
-LONGEST = 4000  # characters of an instruction; more is a reply that was not meant as one
-
 
 COUNTED = {  # fields of Counts by role
     "target": ("target_calls", "target_tokens"),
@@ -100,7 +98,8 @@ class Search:
     step: int = 0
     candidates: list[Candidate] = field(default_factory=list)
     scores: dict[str, dict[str, Scored]] = field(default_factory=dict)  # candidate -> row -> score
-    measures: dict[str, dict[str, Scored]] = field(default_factory=dict)  # the same, outside of the budget
+    likelihoods: dict[str, dict[str, Scored]] = field(default_factory=dict)  # the other score (likelihood.py)
+    measures: dict[str, dict[str, Scored]] = field(default_factory=dict)  # the first, outside of the budget
     trace: list[dict[str, Any]] = field(default_factory=list)  # {step, target_calls, candidate}: the favourite by then
     counts: Counts = field(default_factory=Counts)
     asked: Counter[str] = field(default_factory=Counter)  # how often the optimizer got the same text
@@ -125,8 +124,10 @@ class Search:
         """What decides the result of a search, but for the answers of its models."""
         rows = [[row.id, row.input, row.gold] for part in ("train", "dev") for row in getattr(self.task, part)]
         told = {"task": self.task.name, "seed": self.seed, "budget": self.budget, "blind": self.blind}
-        models = {"target": self.roles.target.name, "optimizer": self.roles.optimizer.name, "tries": self.tries}
-        return told | models | {"rows": digest(rows), "start": self.task.seed, **self.about}
+        models = {role: _model(getattr(self.roles, role)) for role in ("target", "optimizer")}
+        asked = {name: getattr(self.task, name) for name in ("position", "form", "right", "answer_tokens")}
+        told |= models | {"tries": self.tries, "rows": digest(rows), "start": self.task.seed}
+        return told | asked | self.about
 
     def _resume(self, state: dict[str, Any]) -> None:
         config = json.loads(wire.canonical(self.config))
@@ -189,22 +190,26 @@ def note(search: Search, favourite: Candidate, target_calls: int | None = None) 
     search.trace.append(row)
 
 
-def steps(search: Search, most: int, worst: int, keep: int = 0) -> Iterator[int]:
+def steps(
+    search: Search, most: int, worst: int | Callable[[], int], keep: int = 0, patience: int = IDLE_STEPS
+) -> Iterator[int]:
     """Step numbers 1, 2 ... `most`, as long as a step of `worst` target calls and `keep` calls for the end are left.
 
-    The state is saved after each. Ends early after IDLE_STEPS steps that brought nothing new.
+    `worst` is a function where steps differ; it is asked before each. The state is saved after each. Ends early after
+    `patience` steps in a row that brought nothing new.
     """
     idle = 0
     for number in range(1, most + 1):
-        if search.left < worst + keep:
-            search.tell(f"step {number} could take {worst} target calls, {search.left:g} are left: this is the end")
+        needed = worst() if callable(worst) else worst
+        if search.left < needed + keep:
+            search.tell(f"step {number} could take {needed} target calls, {search.left:g} are left: this is the end")
             return
         before = (search.counts.target_calls, len(search.candidates))
         search.step = number
         yield number
         save(search, str(number))
         idle = 0 if before != (search.counts.target_calls, len(search.candidates)) else idle + 1
-        if idle == IDLE_STEPS:
+        if idle == patience:
             search.tell(f"{idle} steps brought nothing new: this is the end")
             return
 
@@ -214,7 +219,8 @@ def save(search: Search, step: str) -> None:
 
     Raises ValueError if a search that was taken up again did not take the same way as before.
     """
-    table = [{"candidate": id, **asdict(one)} for id, found in search.scores.items() for one in found.values()]
+    tables = (search.scores, search.likelihoods)
+    table = [{"candidate": id, **vars(one)} for each in tables for id, found in each.items() for one in found.values()]
     came_out = digest([[asdict(one) for one in search.candidates], table, search.rng.getstate()])
     if search.saved.get(step, came_out) != came_out:
         raise ValueError(
@@ -227,6 +233,11 @@ def save(search: Search, step: str) -> None:
     records.write_json(search.folder / "state.json", {"config": search.config, **_state(search)})
     records.write_rows(search.folder / "candidates.jsonl", search.candidates)
     records.write_text(search.folder / "scores.jsonl", "".join(wire.canonical(row) + "\n" for row in table))
+
+
+def _model(model: Model) -> str:
+    """A model as a saved search remembers it: under the same name another one may answer later."""
+    return f"{model.name} ({model.provider}: {model.model})"
 
 
 def _state(search: Search) -> dict[str, Any]:

@@ -45,8 +45,9 @@ class Task:
     """What is searched on. `about`: one sentence that tells the optimizer what the target does with an input.
 
     `train` gives errors, minibatches and exemplars, `dev` selects, `test` is looked at once. `form`: what every prompt
-    ends with, such as how the answer is to be written; it is not searched. `right`: from this value on a row is no
-    error. Raises ValueError for a row in two sets, an id that occurs twice, an empty set or an unknown position.
+    ends with (before the mark of the answer), such as how the answer is to be written; it is not searched. `right`:
+    from this value on a row is no error. Raises ValueError for a row in two sets, an id that occurs twice, an empty set
+    or an unknown position.
     """
 
     name: str
@@ -81,15 +82,14 @@ def prompt(task: Task, instruction: str, text: str, demo: str = "") -> tuple[str
     Nothing in an instruction or input is interpreted: one that holds `{input}` or `[INPUT]` stays as it is. An empty
     instruction leaves no empty line.
     """
-    asked, start = (_filled(part, instruction, text) for part in POSITIONS[task.position])
-    asked = "\n".join(part for part in (asked, task.form) if part)
+    values = {"{instruction}": instruction, "{input}": text, "{form}": task.form}
+    asked, start = (_filled(part, values) for part in _template(task))
     return f"{demo}\n\n{asked}" if demo else asked, start
 
 
 def shown(task: Task) -> str:
     """The full template with the places of instruction and input, as PE2 shows it to its optimizer (section 5.3)."""
-    asked, start = POSITIONS[task.position]
-    return "\n".join(part for part in (asked, task.form, start) if part)
+    return "\n".join(part.replace("{form}", task.form) for part in _template(task) if part)
 
 
 def split(rows: Sequence[Row], train: int, dev: int, test: int, seed: int) -> tuple[tuple[Row, ...], ...]:
@@ -100,9 +100,15 @@ def split(rows: Sequence[Row], train: int, dev: int, test: int, seed: int) -> tu
     return tuple(drawn[:train]), tuple(drawn[train : train + dev]), tuple(drawn[train + dev :])
 
 
-def _filled(template: str, instruction: str, text: str) -> str:
-    if not instruction:
+def _template(task: Task) -> tuple[str, str]:
+    """(prompt, start of the answer) with places; the form comes last, but for the mark where the answer begins."""
+    asked, start = POSITIONS[task.position]
+    body, mark, _ = asked.partition("\nA:")
+    return f"{body}\n{{form}}{mark}" if task.form else asked, start
+
+
+def _filled(template: str, values: dict[str, str]) -> str:
+    if not values["{instruction}"]:
         for slot in ("{instruction}\n", "\n{instruction}", "{instruction}"):
             template = template.replace(slot, "", 1)
-    values = {"{instruction}": instruction, "{input}": text}
-    return "".join(values.get(part, part) for part in re.split(r"(\{instruction\}|\{input\})", template))
+    return "".join(values.get(part, part) for part in re.split(r"(\{instruction\}|\{input\}|\{form\})", template))
