@@ -1,4 +1,4 @@
-"""The command `bpo`: run, status, grid, doctor, rewrite, plan, submit, shard, report, calls, judgments.
+"""The command `bpo`: run, status, grid, doctor, rewrite, search, plan, submit, shard, report, calls, judgments.
 
 Exit codes: 0 ok, 1 a notebook failed, 2 wrong use, 3 the budget's cap was reached, 130 Ctrl-C.
 """
@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bpo_utils import cli_calls, cli_report, cli_rewrite, cli_shards, cli_submit, cli_train, paths
+from bpo_utils import cli_calls, cli_report, cli_rewrite, cli_search, cli_shards, cli_submit, cli_train, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--jobs", type=int, metavar="N", help="points at a time (default: half of the cores)")
     grid.add_argument("--task", metavar="I", help="run point I only, from 0; slurm: take I from SLURM_ARRAY_TASK_ID")
     commands.add_parser("doctor", help="what this machine has, and what each profile can do on it")
-    for part in (cli_rewrite, cli_train, cli_submit, cli_shards, cli_report):
+    for part in (cli_rewrite, cli_search, cli_train, cli_submit, cli_shards, cli_report):
         part.add_commands(commands)
     for command in cli_calls.add_commands(commands):
         command.add_argument("--profile", default="mini", metavar="NAME", help="whose run (default: mini)")
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = {"run": _run, "status": _status, "grid": _grid, "doctor": _doctor}
     command |= {"plan": cli_train.plan, "submit": cli_submit.submit, "shard": cli_shards.shard}
-    command |= {"rewrite": cli_rewrite.rewrite, "report": cli_report.report}
+    command |= {"rewrite": cli_rewrite.rewrite, "search": cli_search.search, "report": cli_report.report}
     command |= {"calls": cli_calls.calls, "judgments": cli_calls.judgments}
     try:
         return command[arguments.command](arguments)

@@ -17,10 +17,11 @@ if TYPE_CHECKING:  # what they import is not for `bpo --help` to wait for
     from bpo_utils.notebook import Notebook
     from bpo_utils.profile import Profile
 
-STORES = {  # of the notebooks that make calls: the teacher; answer models and judges; all of these once more
+STORES = {  # of the notebooks that make calls: teacher; answer models and judges; all of these once more; searches
     "02": Path("02_pairs/calls.sqlite"),
     "05": Path("05_judging/calls.sqlite"),
     "07": Path("07_iterate/calls.sqlite"),
+    "09": Path("09_search/calls.sqlite"),
 }
 STAGES = tuple(STORES)
 PLANNED = ("02", "05")  # what notebook 07 asks depends on rewriters that it trains first: it shows the price itself
@@ -44,7 +45,7 @@ def add_commands(commands: Any) -> list[argparse.ArgumentParser]:
     calls = commands.add_parser("calls", help="the store of calls: what it holds; export, import, salvage")
     calls.add_argument("action", choices=("status", "export", "import", "salvage"))
     calls.add_argument("file", nargs="?", type=Path, metavar="FILE", help="JSON Lines to write or to read")
-    calls.add_argument("--stage", choices=STAGES, default="05", help="whose store: notebook 02 (the teacher), 05 or 07")
+    calls.add_argument("--stage", choices=STAGES, default="05", help="whose store: notebook 02 (teacher), 05, 07, 09")
     calls.add_argument("--store", type=Path, metavar="FILE", help="a store that lies elsewhere")
     pages = commands.add_parser("judgments", help="a page of all judgments to filter and read; pairs to label by hand")
     pages.add_argument("--rewriters", default="bpo", metavar="NAMES", help="names with commas, or all (default: bpo)")
@@ -222,13 +223,15 @@ def _stages(run: Profile) -> list[str]:
     """The notebooks of a profile that send something to a model outside the miniature."""
     asked = [*run.answer_models, *run.judges]
     models = {"02": [run.teacher.as_model], "05": asked, "07": asked if "07" in run.further else []}
-    inside = ("mini", "recorded")
+    searched = run.searching if "09" in run.further else None
+    models["09"] = [searched.target, searched.optimizer] if searched else []
+    inside = ("mini", "recorded", "program", "landscape")
     return [stage for stage in STAGES if any(model.provider not in inside for model in models[stage])]
 
 
 def _unplanned(stage: str) -> str:
     return (
-        f"What notebook {stage} asks depends on rewriters that it makes first, so its price is not known yet: "
+        f"What notebook {stage} asks depends on what it makes and hears first, so its price is not known yet: "
         "it prints it before the first call, and without --max-usd sends nothing that costs money."
     )
 

@@ -73,15 +73,16 @@ UNCHECKED = {
 }
 
 
-def fetch(name: str, base_url: str | None = None) -> Path:
+def fetch(name: str, base_url: str | None = None, pinned: Pinned | None = None) -> Path:
     """Path of one pinned file, checked by size and sha256: in its local folder, else in the cache (downloaded once).
 
-    `base_url` (or $BPO_DATA_URL) stands in for upstream in tests. Raises FileNotFoundError (local file missing),
-    ValueError (wrong content) or ConnectionError (unreachable, or cut off; the next call goes on from there).
+    `pinned`: for a file that is not listed here. `base_url` (or $BPO_DATA_URL) stands in for upstream in tests. Raises
+    FileNotFoundError (local file missing), ValueError (wrong content) or ConnectionError (unreachable, or cut off; the
+    next call goes on from there).
     """
     from filelock import FileLock
 
-    pinned = FILES.get(name) or UNCHECKED[name]
+    pinned = pinned or FILES.get(name) or UNCHECKED[name]
     project = "/".join(pinned.url.removesuffix("/raw").split("/")[-2:])
     if folder := os.environ.get(pinned.folder):
         path = Path(folder).resolve() / name
@@ -96,7 +97,7 @@ def fetch(name: str, base_url: str | None = None) -> Path:
     url = f"{(base_url or os.environ.get('BPO_DATA_URL') or pinned.url).rstrip('/')}/{pinned.commit}/{pinned.path}"
     with FileLock(f"{path}.lock"):  # two notebooks may ask at once
         if not path.is_file() or _problem(path, pinned):
-            part = path.with_name(f"{name}.part")
+            part = path.with_name(f"{path.name}.part")
             _download(url, part, pinned)
             os.replace(part, path)
     return path
@@ -254,7 +255,7 @@ def _json_rows(path: Path) -> list[Any]:
 
 def check(rows: Sequence[Any], columns: Mapping[str, type], where: str) -> None:
     """Raises ValueError with the row and its columns if one is missing or of another type."""
-    kinds = {str: "text", list: "list", dict: "object"}
+    kinds = {str: "text", list: "list", dict: "object", int: "number"}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f"{where}, row {number}: not an object but {type(row).__name__}; take the file again")

@@ -220,6 +220,11 @@ class Searching(Section):
 
     task: str  # instruction (the miniature's), landscape, bbh/<name>, liar, gsm8k
     rows: SearchRows
+    instruction: str | None = None  # what a search starts from; null here and in the next three: the task's own
+    position: str | None = None  # where the instruction stands: before, after, answer, or OPRO's (search/task.py)
+    form: str | None = None  # what every prompt ends with, such as how the answer is to be written
+    answer_tokens: int | None = Field(default=None, ge=1)  # limit of the target's answers
+    contained: bool = False  # real tasks: an answer that contains the reference is right too, as in OPRO's code
     target: Model  # answers the task
     # writes critiques and instructions; provider program: the miniature's stand-in, with model facets or phrases
     optimizer: Model

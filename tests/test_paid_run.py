@@ -195,7 +195,7 @@ def test_notebook_07_is_not_priced_beforehand_and_spends_only_what_the_cap_leave
     options = {"calls": "online", "yes": True}
     free = cli_calls.agreed(run, cli_calls.argparse.Namespace(max_usd=None, **options))
     assert free(notebook) == {"max_usd": 0.0, "calls": "online"} and capsys.readouterr().out == ""
-    spent = {"02_pairs": 1.0, "05_judging": 2.5, "07_iterate": 0.7}
+    spent = {"02_pairs": 1.0, "05_judging": 2.5, "07_iterate": 0.7, "09_search": 0.0}
     monkeypatch.setattr("bpo_utils.bill.spent", lambda calls: spent[calls.store.parent.name])
     capped = cli_calls.agreed(run, cli_calls.argparse.Namespace(max_usd=5.0, **options))
     assert capped(notebook) == {"max_usd": 1.5, "calls": "online"}

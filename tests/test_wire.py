@@ -170,3 +170,67 @@ def test_an_alias_may_answer_as_its_dated_model_and_as_no_other(asked: str, serv
     assert (failure is None) == right
     assert right or (failure.kind, failure.code) == ("stop", "wrong_model")
     assert clients.unusable(OWN, read, "") is None  # one's own server names its models as it likes
+
+
+TURNS = (("user", "Hello"), ("assistant", "Good day"))
+
+
+def test_earlier_turns_stand_between_the_system_text_and_the_prompt():
+    asked = wire.Request(GPT, "and now?", system="be brief", earlier=TURNS)
+    roles = ["system", "user", "assistant", "user"]
+    assert [one["role"] for one in wire.body(asked)["messages"]] == roles
+    assert [one["content"] for one in wire.body(asked)["messages"]] == ["be brief", "Hello", "Good day", "and now?"]
+    assert asked.texts == ["be brief", "Hello", "Good day", "and now?"]
+    assert (
+        len({key(asked), key(wire.Request(GPT, "and now?", system="be brief")), key(wire.Request(GPT, "Hello"))}) == 3
+    )
+
+
+def test_earlier_turns_and_the_start_of_an_answer_are_paid_for():
+    plain, more = wire.Request(OWN, "你好", max_tokens=10), wire.Request(OWN, "你好", max_tokens=10, earlier=TURNS)
+    begun = wire.Request(OWN, "你好", max_tokens=10, answer_start="So: ")
+    assert (
+        wire.worst_usage(more).input == wire.worst_usage(plain).input + len("HelloGood day") + 2 * wire.MESSAGE_TOKENS
+    )
+    assert wire.worst_usage(begun).input == wire.worst_usage(plain).input + 4 + wire.MESSAGE_TOKENS
+    assert wire.expected_input(plain) < wire.expected_input(begun) < wire.expected_input(more)
+
+
+def test_a_server_is_told_to_go_on_with_the_start_of_the_answer():
+    body = wire.body(wire.Request(OWN, "Q: 2 + 2\nA:", answer_start="Let's think."))
+    assert body["messages"][-1] == {"role": "assistant", "content": "Let's think."}
+    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False  # vLLM's two switches
+    plain = wire.body(wire.Request(OWN, "Q: 2 + 2\nA:"))
+    assert len(plain["messages"]) == 1 and not {"continue_final_message", "add_generation_prompt"} & plain.keys()
+
+
+@pytest.mark.parametrize("provider", ["mini", "huggingface"])
+def test_a_model_in_this_process_needs_no_switch(provider: str):
+    body = wire.body(wire.Request(Model(name="m", provider=provider, model="m"), "x", answer_start="So"))
+    assert body["messages"][-1]["content"] == "So" and "continue_final_message" not in body
+
+
+@pytest.mark.parametrize("model", [GPT, GLM])
+def test_a_provider_without_a_way_to_begin_an_answer_is_refused_before_anything_is_sent(model: Model):
+    with pytest.raises(ValueError, match="cannot be given the start of an answer.*vLLM"):
+        wire.body(wire.Request(model, "x", answer_start="So"))
+    assert wire.body(wire.Request(model, "x", earlier=TURNS))["messages"][1]["content"] == "Good day"
+
+
+def test_a_local_model_goes_on_from_the_start_of_the_answer():
+    from types import SimpleNamespace
+
+    from bpo_utils.chat import local
+
+    def template(messages, tokenize, add_generation_prompt):
+        assert not tokenize and add_generation_prompt
+        return "<s>" + "".join(f"<{one['role']}>{one['content']}" for one in messages) + "<assistant>"
+
+    chat = SimpleNamespace(chat_template="x", bos_token="<s>", apply_chat_template=template)
+    asked = wire.Request(OWN, "and now?", earlier=TURNS, answer_start="It is")
+    text = local._framed(chat, "", asked.prompt, asked.earlier, asked.answer_start)
+    assert text == "<user>Hello<assistant>Good day<user>and now?<assistant>It is"
+    plain = SimpleNamespace(chat_template=None)
+    assert local._framed(plain, "", "and now?", (), "It is").endswith("and now? [/INST] It is")
+    with pytest.raises(ValueError, match="several turns"):
+        local._framed(plain, "", "and now?", TURNS)
