@@ -73,7 +73,8 @@ def needed(shown: Shown) -> Counter[str]:
     """How many of the shown references (or, in pairs, outputs) give each idea."""
     counts: Counter[str] = Counter()
     for one in examples(shown):
-        counts.update({idea for idea in shown.words.given(one["input"], one["reference"] or one["output"]) if idea})
+        given = shown.words.given(one["input"], one["reference"] or one["output"])
+        counts.update(list(dict.fromkeys(idea for idea in given if idea)))  # in order: ties are taken as they come
     return counts
 
 
