@@ -19,6 +19,8 @@ RULES = (
     ("points", r"[._](net_win|difference|dwr|dwr_\w+|ci_low|ci_high|gain)$"),
     ("points", r"^mini\.cards\..*\.(ours|low|high|value|band\.\d)$"),
     ("points", r"^mini\.(iterate|align)\..*\.(mean|low|high|spread\.\d+)$"),
+    ("points", r"^mini\.search\..*\.(gain_low|gain_high|minus_\w+)$"),
+    ("percent", r"^mini\.search\..*\.(test|dev|blind_test|blind_dev|regret)$"),
     ("points", r"^paper\.t\d+\..*\.(vicuna|self_instruct|dolly|bpo_test)$"),
     ("points", r"^paper\.figure7\..*\.(vicuna|self_instruct|dolly|bpo_test|mean)$"),
     ("percent", r"^paper\..*\.(vic|si|dol|bpo|a|b)_(a|b|tie|win)$|^paper\.figure1\..*\.tie$"),

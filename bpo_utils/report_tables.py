@@ -15,7 +15,7 @@ from bpo_utils.report_numbers import Numbers, Rows
 
 SPECIAL = "\\`*_{}[]<>#+-.!|~^$@\"'"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-MIDDLES = ("net_win", "difference", "mean", "ours", "gain")  # whose interval is called just low and high
+MIDDLES = ("net_win", "difference", "mean", "ours", "gain", "test")  # whose interval is called just low and high
 ENDS = [("ci_low", "ci_high"), ("low", "high")]
 
 

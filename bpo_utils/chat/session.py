@@ -53,7 +53,7 @@ def used(replies: Sequence[Reply], calls: Calls) -> dict[str, tuple[int | None, 
     counted tokens. A reply without text (refused, empty) has no entry."""
     if not calls.store.exists():
         return {}
-    with Store(calls.store) as store:
+    with Store(calls.store, check=False) as store:
         return store.used(reply.key for reply in replies)
 
 

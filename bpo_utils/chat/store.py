@@ -62,8 +62,8 @@ class Stored:
 class Store:
     """One open store. Use it as a context manager; it is used from one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the store.
+    def __init__(self, path: Path, check: bool = True) -> None:
+        """Open or make the store; `check`: read the whole file first, which is not needed right after it was.
 
         Raises Damaged for a file that SQLite cannot read, ValueError for one of another program or version, OSError for
         a network disk, where SQLite's journal is not safe.
@@ -71,7 +71,7 @@ class Store:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_network_disk(path)
-        if path.exists() and path.stat().st_size:
+        if check and path.exists() and path.stat().st_size:
             _check(path)
         self.reserve = path.with_name(f"{path.name}.reserve")
         with self._faults():

@@ -13,13 +13,15 @@ and name it (`method` as in `methods.NAMES`, `name` as its file says); scores, s
 `ci_low` and `ci_high` their 95 % interval; `p_holm` is corrected over the family that the row belongs to.
 
     scores       {method, name, budget, test, ci_low, ci_high, n, seeds, spread, dev, gap}: mean over seeds and rows
+    largest      {name, test, ci_low, ci_high, n, seeds, budget, gain, gain_low, gain_high, p_holm, target_calls}: at
+                 the largest budget, with the difference to the seed prompt and the calls used, for the report
     comparisons  {family, method, against, budget, difference, ci_low, ci_high, p, p_holm, n, seeds}; family is seed
                  (every method against the seed prompt), paraphrases (against the best of k), pairs (all methods)
     curves       {method, name, target_calls, dev, dev_low, dev_high, seeds}: what would be returned after so many calls
     ablation     {method, name, budget, test, blind_test, difference, ci_low, ci_high, p, p_holm, n, seeds, dev,
                  blind_dev}: with and without evidence; difference is with - without
     against_bpo  {method, which, test, ci_low, ci_high, n, seeds, minus_original, minus_original_low,
-                 minus_original_high, minus_bpo, minus_bpo_low, minus_bpo_high, p, instruction, p_holm}; method also is
+                 minus_original_high, minus_bpo, minus_bpo_low, minus_bpo_high, p, p_holm, instruction}; method also is
                  original or bpo; which is chosen (best seed by dev), seeds (mean over all), or empty; p is that of
                  method - BPO
     duels        {first, second, judge, net_win, ci_low, ci_high, n, share_B, share_C, share_A, share_invalid}; B: the

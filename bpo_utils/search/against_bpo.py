@@ -84,7 +84,7 @@ def marks(task: Task, replies: Sequence[Reply]) -> list[float]:
 
 def by_metric(task: Task, results: Sequence[Result], answers: Answers) -> list[Row]:
     """Rows by the search's metric: {method, which, test, ci_low, ci_high, n, seeds, minus_original, minus_original_low,
-    ..._high, minus_bpo, ..._low, ..._high, p, instruction, p_holm}.
+    ..._high, minus_bpo, ..._low, ..._high, p, p_holm, instruction}.
 
     The first two rows are `original` and `bpo`. `which`: `chosen` (the best seed by dev) or `seeds` (mean over all
     seeds at the largest budget). p is that of method - BPO; corrected over the rows of one `which`.

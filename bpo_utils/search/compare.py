@@ -3,21 +3,22 @@
 Each search lies in a folder of its own under 09_search/runs with the facts it was made from; with the same facts its
 result is loaded, with others it is made again. Models in this process are shared out to `at_once` processes. Each has a
 store of calls of its own and takes all budgets of a method and seed one after the other, the smallest first: a larger
-budget then goes the way of the smaller one from the store. With a model elsewhere there is one process and one store.
+budget then goes the way of the smaller one from the store. Methods and seeds go side by side (`together`). With a model
+elsewhere there is one process and one store, and one search after the other.
 """
 
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from bpo_utils import paths, records, workers
 from bpo_utils.chat import Calls, capabilities
 from bpo_utils.profile import Model, Profile, Searching
-from bpo_utils.search import methods, plan, programs, run, tasks
+from bpo_utils.search import methods, plan, programs, run, tasks, together
 from bpo_utils.search.state import Roles, digest
 from bpo_utils.search.task import Task
 
@@ -35,7 +36,7 @@ AFTERWARDS = (
     "lineage",
     "statistics",
 )
-AFTERWARDS += ("study",)
+AFTERWARDS += ("study", "together")
 Result = dict[str, Any]  # what `run.search` returns, with `blind`
 
 
@@ -188,13 +189,25 @@ def make(
     calls: Calls,
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Make searches one after the other in this process."""
-    task = tasks.of(searching)
-    roles = Roles(searching.target, searching.optimizer, calls)
-    for number, one in enumerate(todo, 1):
-        folder = one.folder(profile, searching.task)
-        run.search(searching, task, roles, one.method, one.budget, one.seed, folder, blind=one.blind)
-        tell(f"  {folder.name}: done ({len(todo) - number} searches left)")
+    """Make searches in this process: with models elsewhere one after the other, else those of each method and seed
+    beside those of the others, so that the model gets full batches."""
+    task, left = tasks.of(searching), len(todo)
+
+    def walk(mine: Sequence[One], complete: together.Complete) -> None:
+        nonlocal left
+        roles = Roles(searching.target, searching.optimizer, calls, complete)
+        for one in mine:
+            folder = one.folder(profile, searching.task)
+            run.search(searching, task, roles, one.method, one.budget, one.seed, folder, blind=one.blind)
+            left -= 1
+            tell(f"  {folder.name}: done ({left} searches left)")
+
+    if not alone(searching):
+        return walk(todo, programs.complete)
+    lanes: dict[tuple[str, int, bool], list[One]] = {}
+    for one in todo:
+        lanes.setdefault((one.method, one.seed, one.blind), []).append(one)
+    together.run([partial(walk, mine) for mine in lanes.values()])
 
 
 def _clear(profile: str, searching: Searching, one: One) -> None:

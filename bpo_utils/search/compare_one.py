@@ -1,4 +1,4 @@
-"""The process entry of notebook 09: makes the searches of a prepared file, one after the other.
+"""The process entry of notebook 09: makes the searches of a prepared file.
 
     python -m bpo_utils.search.compare_one JOB.json
 

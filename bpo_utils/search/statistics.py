@@ -70,6 +70,24 @@ def scores(results: Sequence[Result]) -> list[Row]:
     return found
 
 
+def largest(results: Sequence[Result], compared: Sequence[Row]) -> list[Row]:
+    """A row per method at the largest budget, for the report: {name, test, ci_low, ci_high, n, seeds, budget, gain,
+    gain_low, gain_high, p_holm, target_calls}; `gain`: over the seed prompt, from the rows of `comparisons`; that and p
+    are None for the seed prompt itself."""
+    top = max(budget for _, budget in cells(results))
+    gains = {row["method"]: row for row in compared if row["family"] == "seed" and row["budget"] == top}
+    used = {row["method"]: row["target_calls"] for row in costs(results) if row["budget"] == top}
+    found = []
+    for row in scores(results):
+        if row["budget"] == top:
+            told = {key: row[key] for key in ("name", "test", "ci_low", "ci_high", "n", "seeds", "budget")}
+            gain = gains.get(row["method"], {})
+            told |= {"gain": gain.get("difference"), "gain_low": gain.get("ci_low"), "gain_high": gain.get("ci_high")}
+            told |= {"p_holm": gain.get("p_holm")}
+            found.append(told | {"target_calls": used[row["method"]]})
+    return found
+
+
 def difference(first: Table, second: Table, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
     """Mean of first - second over seeds and rows, paired; rows and seeds are resampled with replacement.
 
