@@ -23,7 +23,10 @@ def table(rows: Iterable[Any], digits: int = 3, without: Iterable[str] = (), sid
     """
     import pandas
 
-    frame = pandas.DataFrame(list(rows)).drop(columns=list(without)).map(lambda value: _rounded(value, digits))
+    frame = pandas.DataFrame(list(rows))
+    if frame.empty:
+        return html("no rows")
+    frame = frame.drop(columns=list(without)).map(lambda value: _rounded(value, digits))
     if sideways:  # as text: a column of unlike things would turn counts into floats
         fields = frame.to_dict("records")[0].items()
         frame = pandas.DataFrame([{"name": name, "value": _text(value)} for name, value in fields])

@@ -1,6 +1,7 @@
 """Notebook 09's comparison: which searches there are, when one is made again, what the numbers say, BPO beside it."""
 
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from bpo_utils import profile, records, seeds, workers
+from bpo_utils import paths, profile, records, seeds, workers
 from bpo_utils.chat import Calls
 from bpo_utils.profile import Searching, SearchRows
 from bpo_utils.records import Reply
@@ -466,3 +467,18 @@ def test_the_notebook_shows_the_question_the_method_and_its_story(here, run_fold
     assert "planned at most 36" in chapter.evolved(run, task, results, "opro").data
     assert "Not among" in chapter.drawn(run, task, results, "pe2").data
     assert [row["rows"] for row in chapter.sets(task)] == [12, 6, 20]
+
+
+def test_what_is_zero_is_said_to_be_zero():
+    thirds = [[1 / 3, 0.1, 0.7, 0.25] * 5] * 3
+    shuffled = [row[1:] + row[:1] for row in thirds]
+    found = statistics.difference(thirds, shuffled)
+    assert found.mean == 0.0 and found.low < 0 < found.high
+
+
+def test_what_is_kept_from_run_to_run_is_not_declared_as_written(run_folder):
+    """A repeated notebook loads its searches; the runner wants every declared file to be written anew."""
+    (path,) = paths.NOTEBOOKS.glob("09_*.ipynb")
+    declared = json.loads(path.read_text(encoding="utf-8"))["metadata"]["bpo"]["writes"]
+    kept = compare.One("opro", 240, 1).folder("mini", "instruction").relative_to(run_folder / "mini")
+    assert not [entry for entry in declared if kept.is_relative_to(entry.rstrip("/")) or "study" in entry]

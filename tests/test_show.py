@@ -27,6 +27,10 @@ def test_a_small_number_is_not_rounded_to_nothing():
         assert "0.123<" in shown and "0.0<" in shown
 
 
+def test_no_rows_are_said_and_no_error():
+    assert show.table([], without=["name"]).data == "no rows"
+
+
 def test_waterfall_draws_what_was_removed_and_what_was_kept():
     steps = [{"filter": "all rows", "removed": 0, "kept": 8}, {"filter": "too short", "removed": 6, "kept": 2}]
     shown = show.waterfall(steps).data

@@ -109,7 +109,9 @@ def difference(first: Table, second: Table, resamples: int = RESAMPLES, seed: in
     low, high = np.quantile(means, [stats.TAIL, 1 - stats.TAIL])
     # sums of thirds and quarters: what is zero may come out as 1e-17
     sides = [1 + int((means <= 1e-12).sum()), 1 + int((means >= -1e-12).sum())]
-    return Difference(float(apart.mean()), float(low), float(high), min(1.0, 2 * min(sides) / (resamples + 1)))
+    # 12 decimals, for the same reason
+    mean, low, high = (round(float(value), 12) for value in (apart.mean(), low, high))
+    return Difference(mean, low, high, min(1.0, 2 * min(sides) / (resamples + 1)))
 
 
 def comparisons(results: Sequence[Result]) -> list[Row]:
