@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -369,3 +370,24 @@ def test_a_peer_keeps_its_plan_and_shows_the_target_the_tasks_prompt(benchmark, 
     # EvoPrompt asks again for a child that occurs twice in one generation; nobody else repeats a call
     assert counts["target_repeated"] == 0 or "evoprompt" in name
     assert made["instruction"] and "note" not in made
+
+
+BUDGETS = """
+import dspy
+from dspy.teleprompt import GEPA, MIPROv2
+from dspy.utils import DummyLM
+
+model, program = DummyLM([{"b": "x"}]), dspy.Predict("a -> b")
+asked = MIPROv2(metric=lambda *_: 0, auto=None, num_candidates=6, prompt_model=model, task_model=model)
+gepa = GEPA(metric=lambda *_: 0, auto="light", reflection_lm=model)
+print(*[asked._set_num_trials_from_num_candidates(program, bare, n) for bare in (False, True) for n in (6, 12, 18)])
+print(*[gepa.auto_budget(num_preds=1, num_candidates=n, valset_size=100) for n in (6, 12, 18)])
+"""
+
+
+def test_what_dspy_plans_by_itself_is_what_its_source_was_read_to_say(benchmark):
+    """Trials of MIPROv2 with and without demonstrations; metric calls of GEPA for 100 rows: light, medium, heavy."""
+    if missing := [each for each in benchmark.main.peers.NEEDS["dspy"] if each not in benchmark.main.installed(PEERS)]:
+        pytest.skip(f"{', '.join(missing)} not installed; BPO_PEERS_PYTHON names an interpreter that has them")
+    done = subprocess.run([PEERS, "-c", BUDGETS], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n")[:2] == ["10 18 27 9 18 27", "780 1190 1735"], done.stderr
