@@ -119,24 +119,13 @@ def dspy_peer(name: str, task: Any, given: argparse.Namespace, chosen: dict[str,
     return {"instruction": found.answering.signature.instructions, "evaluations": 1 + trials}
 
 
-def promptolution_peer(name: str, task: Any, given: argparse.Namespace, chosen: dict[str, int]) -> dict[str, Any]:
-    """OPRO or EvoPrompt; returns the instruction and what is to be told."""
-    import numpy
-    import pandas
-    from promptolution.llms import APILLM
-    from promptolution.optimizers.evoprompt_de import EvoPromptDE
-    from promptolution.optimizers.evoprompt_ga import EvoPromptGA
-    from promptolution.optimizers.opro import OPRO
+def placed(task: Any) -> Any:
+    """promptolution's predictor that sends the prompt as the task puts it together and takes the answer as is."""
     from promptolution.predictors.base_predictor import BasePredictor
-    from promptolution.tasks.reward_tasks import RewardTask
-    from promptolution.utils.callbacks import BaseCallback
-    from promptolution.utils.prompt_creation import create_prompts_from_samples
 
     from bpo_utils.search.task import prompt
 
     class Placed(BasePredictor):
-        """The prompt as the task puts it together, and the answer as it came."""
-
         def predict(self, prompts: list[str], xs: list[str], system_prompts: Any = None) -> tuple[list[str], list[str]]:
             texts = [prompt(task, instruction, text)[0] for instruction, text in zip(prompts, xs, strict=True)]
             answers = self.llm.get_response(texts, system_prompts="") if texts else []
@@ -145,46 +134,65 @@ def promptolution_peer(name: str, task: Any, given: argparse.Namespace, chosen: 
         def _extract_preds(self, preds: list[str]) -> list[str]:
             return preds
 
-    class WithinBudget(BaseCallback):
-        """Ends the search before a step that could pass the budget; knows how many steps came to their end."""
+    return Placed
 
-        def __init__(self, worst: int) -> None:
-            self.worst, self.steps, self.ended = worst, 0, False
+
+def within_budget(given: argparse.Namespace, worst: int) -> Any:
+    """promptolution's callback that ends a search before a step of `worst` calls could pass the budget; it knows how
+    many steps came to their end."""
+    from promptolution.utils.callbacks import BaseCallback
+
+    class WithinBudget(BaseCallback):
+        steps, ended = 0, False
 
         def on_step_end(self, optimizer: Any) -> bool:
             self.steps += 1
             with urllib.request.urlopen(f"{given.url}/{given.run}/counts", timeout=60) as reply:
                 used = json.load(reply)["target_calls"]
-            self.ended = given.budget - used < self.worst
+            self.ended = given.budget - used < worst
             return not self.ended
+
+    return WithinBudget()
+
+
+def rewarded(task: Any, part: Any, seed: int) -> Any:
+    """promptolution's task: rows with the task's own metric as the reward."""
+    import pandas
+    from promptolution.tasks.reward_tasks import RewardTask
+
+    rows = {row.id: row for row in part}
 
     def reward(answer: str, id: str) -> float:
         return task.metric(rows[id], answer).value
 
-    def rewarded(part: Any) -> Any:
-        table = pandas.DataFrame(
-            {"x": [row.input for row in part], "y": [row.gold for row in part], "id": [row.id for row in part]}
-        )
-        return RewardTask(
-            table, reward, y_column="y", reward_columns=["id"], task_description=task.about, seed=given.seed
-        )
+    columns = {"x": [row.input for row in part], "y": [row.gold for row in part], "id": [row.id for row in part]}
+    named = {"y_column": "y", "reward_columns": ["id"], "task_description": task.about, "seed": seed}
+    return RewardTask(pandas.DataFrame(columns), reward, **named)
+
+
+def promptolution_peer(name: str, task: Any, given: argparse.Namespace, chosen: dict[str, int]) -> dict[str, Any]:
+    """OPRO or EvoPrompt; returns the instruction and what is to be told."""
+    import numpy
+    from promptolution.llms import APILLM
+    from promptolution.optimizers.evoprompt_de import EvoPromptDE
+    from promptolution.optimizers.evoprompt_ga import EvoPromptGA
+    from promptolution.optimizers.opro import OPRO
+    from promptolution.utils.prompt_creation import create_prompts_from_samples
 
     numpy.random.seed(given.seed)
     random.seed(given.seed)
-    rows = {row.id: row for row in (*task.train, *task.dev)}
     api = {"api_url": f"{given.url}/{given.run}/v1", "api_key": "none", "max_concurrent_calls": AT_ONCE}
-    target = Placed(APILLM(model_id="target", max_tokens=task.answer_tokens, call_kwargs={"temperature": 0}, **api))
+    model = APILLM(model_id="target", max_tokens=task.answer_tokens, call_kwargs={"temperature": 0}, **api)
     optimizer = APILLM(model_id="optimizer", **api)
-    common = {"predictor": target, "task": rewarded(task.dev), "meta_llm": optimizer}
+    common = {"predictor": placed(task)(model), "task": rewarded(task, task.dev, given.seed), "meta_llm": optimizer}
     if name == "promptolution_opro":
         each = chosen["num_instructions_per_step"]
-        limit = WithinBudget(each * len(task.dev))
+        limit = within_budget(given, each * len(task.dev))
         search = OPRO(**common, initial_prompts=[task.seed], num_instructions_per_step=each, callbacks=[limit])
     else:
-        made = create_prompts_from_samples(
-            rewarded(task.train), optimizer, n_samples=SAMPLES, n_prompts=chosen["population"] - 1
-        )
-        limit = WithinBudget(chosen["population"] * len(task.dev))
+        shown, count = rewarded(task, task.train, given.seed), chosen["population"] - 1
+        made = create_prompts_from_samples(shown, optimizer, n_samples=SAMPLES, n_prompts=count)
+        limit = within_budget(given, chosen["population"] * len(task.dev))
         kind = EvoPromptGA if name.endswith("_ga") else EvoPromptDE
         search = kind(**common, initial_prompts=[task.seed, *made], callbacks=[limit])
     listed = search.optimize(chosen["steps"])
@@ -192,9 +200,8 @@ def promptolution_peer(name: str, task: Any, given: argparse.Namespace, chosen: 
     best = scores.index(max(scores))
     told = {"instruction": listed[best].instruction, "steps": limit.steps, "first_is_best": scores[0] == max(scores)}
     if not limit.ended and limit.steps < chosen["steps"]:
-        told["note"] = (
-            f"ended after {limit.steps} of {chosen['steps']} steps: an exception that the library logs and swallows"
-        )
+        why = "an exception that the library logs and swallows"
+        told["note"] = f"ended after {limit.steps} of {chosen['steps']} steps: {why}"
     return told
 
 
