@@ -97,10 +97,12 @@ def found(module, settings, search):
     return value(module.run(search, plan.fitted(module, settings, sizes(search), search.budget)))
 
 
-def chance(search):
-    """Random search: instructions of one to five phrases, as many as the budget scores on dev."""
+def chance(search, seeded=True):
+    """Random search: instructions of one to five phrases, as many as the budget scores on dev; `seeded`: the first
+    instruction is one of them."""
     rng, words = random.Random(search.seed), vocabulary.of("phrases")
-    pool = [start(search)]
+    first = start(search)
+    pool = [first] if seeded else []
     while (len(pool) + 1) * len(search.task.dev) <= search.budget:
         drawn = rng.sample(landscape.PHRASES, rng.randint(1, 5))
         pool += [one for one in [add(search, words.instruction(drawn, rng), "random")] if one]

@@ -7,16 +7,16 @@ import statistics
 from dataclasses import replace
 
 import pytest
+from search_script import chance
 
 from bpo_utils.chat import Calls
 from bpo_utils.profile import Model
 from bpo_utils.records import Reply
-from bpo_utils.search import landscape, likelihood, mini_task, plan, prompts, vocabulary
+from bpo_utils.search import landscape, likelihood, mini_task, plan, prompts
 from bpo_utils.search.candidates import normal
-from bpo_utils.search.evaluate import best
 from bpo_utils.search.methods import ape, iterative_ape, paraphrases
 from bpo_utils.search.plan import Plan, Sizes
-from bpo_utils.search.state import BudgetSpent, Roles, Search, add, start
+from bpo_utils.search.state import BudgetSpent, Roles, Search, start
 from bpo_utils.search.task import Mark, Row, Task
 
 TARGET = Model(name="target", provider="mini", model="middle")
@@ -92,17 +92,6 @@ def found(module, settings, search):
     sizes = Sizes(len(search.task.train), len(search.task.dev))
     one = module.run(search, plan.fitted(module, settings, sizes, search.budget))
     return landscape.value(landscape.phrases_in(one.text))
-
-
-def random_search(search):
-    """The control: instructions of one to five phrases at random, as many as the budget scores on dev."""
-    rng, words = random.Random(search.seed), vocabulary.of("phrases")
-    start(search)
-    pool = []
-    while (len(pool) + 1) * len(search.task.dev) <= search.budget:
-        drawn = rng.sample(landscape.PHRASES, rng.randint(1, 5))
-        pool += [one for one in [add(search, words.instruction(drawn, rng), "random")] if one]
-    return landscape.value(landscape.phrases_in(best(search, pool, search.task.dev)[0].text))
 
 
 # what it costs
@@ -448,11 +437,11 @@ def test_a_real_tiny_model_finds_the_right_answer_likelier_than_another(tmp_path
 def test_ape_and_its_rounds_beat_random_search_and_need_the_examples(tmp_path):
     """Golden check 15, at 800 target calls and six draws of items; without examples they fall far below."""
     ways = {ape: ape.Settings(completions=50), iterative_ape: iterative_ape.Settings(completions=5, first=3, rounds=20)}
-    chance = [random_search(landed(tmp_path, seed, 800)) for seed in range(1, 7)]
+    drawn = [chance(landed(tmp_path, seed, 800), seeded=False) for seed in range(1, 7)]
     for module, settings in ways.items():
         seeing = [found(module, settings, landed(tmp_path, seed, 800)) for seed in range(1, 7)]
         blind = [found(module, settings, landed(tmp_path, seed, 800, blind=True)) for seed in range(1, 7)]
-        assert statistics.mean(seeing) > statistics.mean(chance) + 0.03
+        assert statistics.mean(seeing) > statistics.mean(drawn) + 0.03
         assert statistics.mean(blind) < statistics.mean(seeing) - 0.1
 
 

@@ -2,21 +2,21 @@
 
 import json
 import math
-import random
 import statistics
 from itertools import count
 
 import pytest
 from pydantic import ValidationError
+from search_script import chance, value
 
 from bpo_utils import profile
 from bpo_utils.chat import Calls
 from bpo_utils.profile import Model
 from bpo_utils.records import Reply
 from bpo_utils.search import difficulty, landscape, likelihood, plan, prompts, schedule
+from bpo_utils.search import gradients as part
 from bpo_utils.search.evaluate import evaluate
 from bpo_utils.search.methods import curriculum, protegi
-from bpo_utils.search.methods import protegi_steps as part
 from bpo_utils.search.plan import Plan, Sizes
 from bpo_utils.search.state import BudgetSpent, Roles, Scored, Search, add, start
 from bpo_utils.search.task import Mark, Row, Task
@@ -484,21 +484,15 @@ def test_malformed_replies_give_no_child_and_no_endless_loop(tmp_path):
 
 
 def test_it_beats_random_search_and_needs_the_examples(tmp_path):
-    """480 target calls, the profile's settings. Random search: one to five phrases at random, the best on dev."""
+    """480 target calls, the profile's settings."""
     settings = curriculum.Settings.model_validate(profile.load("mini").searching.settings["curriculum"])
-    models = Model(name="landscape", provider="landscape", model="l"), OPTIMIZER
+    roles = Roles(Model(name="landscape", provider="landscape", model="l"), OPTIMIZER, Calls(tmp_path / "calls.sqlite"))
     worth = {"seen": [], "blind": [], "random": []}
     for seed in range(1, 7):
         task = landscape.task(60, 24, 1, seed)
         chosen = plan.fitted(curriculum, settings, Sizes(len(task.train), len(task.dev)), 480)
         for name in ("seen", "blind"):
-            roles = Roles(*models, Calls(tmp_path / "calls.sqlite"))
-            found = curriculum.run(Search(task, roles, seed, 480, blind=name == "blind"), chosen)
-            worth[name].append(landscape.value(landscape.phrases_in(found.text)))
-        rng, other = random.Random(seed), Search(task, roles, seed, 480)
-        tried = [rng.sample(landscape.PHRASES, rng.randint(1, 5)) for _ in range(480 // len(task.dev))]
-        born = [one for one in (add(other, ", ".join(phrases), "random") for phrases in tried) if one]
-        best = max(zip(evaluate(other, born, task.dev), born, strict=True), key=lambda pair: pair[0])[1]
-        worth["random"].append(landscape.value(landscape.phrases_in(best.text)))
+            worth[name].append(value(curriculum.run(Search(task, roles, seed, 480, blind=name == "blind"), chosen)))
+        worth["random"].append(chance(Search(task, roles, seed, 480), seeded=False))
     means = {name: statistics.mean(values) for name, values in worth.items()}
     assert means["seen"] > means["random"] and means["seen"] > means["blind"], means

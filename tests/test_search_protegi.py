@@ -5,14 +5,15 @@ import statistics
 from itertools import count
 
 import pytest
+from search_script import chance
 
 from bpo_utils.chat import Calls
 from bpo_utils.profile import Model
 from bpo_utils.records import Reply
+from bpo_utils.search import gradients as part
 from bpo_utils.search import landscape, plan, prompts
 from bpo_utils.search.evaluate import evaluate, mean
 from bpo_utils.search.methods import protegi
-from bpo_utils.search.methods import protegi_steps as part
 from bpo_utils.search.plan import Plan, Sizes
 from bpo_utils.search.state import Roles, Search, add, start
 from bpo_utils.search.task import Mark, Row, Task
@@ -341,15 +342,9 @@ def test_a_blind_search_shows_no_example(tmp_path):
 
 
 def test_it_beats_random_search_with_as_many_target_calls(tmp_path):
-    """Random search: instructions of one to five phrases at random, the best on dev, as many as the budget allows."""
     found, drawn = [], []
     for seed in range(1, 7):
         search, best = on_landscape(tmp_path, seed)
         found.append(worth_of(best))
-        rng, dev = random.Random(seed), search.task.dev
-        other = Search(search.task, search.roles, seed, 480)
-        tried = [rng.sample(landscape.PHRASES, rng.randint(1, 5)) for _ in range(480 // len(dev))]
-        born = [one for one in (add(other, ", ".join(phrases), "random") for phrases in tried) if one]
-        scores = evaluate(other, born, dev)
-        drawn.append(worth_of(max(zip(scores, born, strict=True), key=lambda pair: pair[0])[1]))
+        drawn.append(chance(Search(search.task, search.roles, seed, 480), seeded=False))
     assert statistics.mean(found) > statistics.mean(drawn) + 0.05

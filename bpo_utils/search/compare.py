@@ -50,8 +50,9 @@ class One:
     blind: bool = False
 
     def folder(self, profile: str, task: str) -> Path:
-        """Where it is kept."""
-        return run.folder_of(profile, task, self.method, self.budget, self.seed, "blind" if self.blind else "")
+        """Where it is kept; apart from what `bpo search` keeps, which is not this comparison's to remove."""
+        kind = "blind" if self.blind else "compared"
+        return run.folder_of(profile, task, self.method, self.budget, self.seed, kind)
 
 
 def section(profile: Profile) -> Searching:
@@ -100,11 +101,11 @@ def blind_budget(searching: Searching) -> int:
 
 
 def planned(searching: Searching, task: Task) -> list[dict[str, Any]]:
-    """A row per method and budget: calls at most of one search, and of all seeds, the look at the test rows included.
+    """A row per method and budget: calls at most of one search, and of all seeds with the look at what came out.
 
     Raises ValueError with every method whose budget is too small.
     """
-    found, small = [], []
+    found, small, looks = [], [], run.measured_at_most(task)
     for name in searching.methods:
         for budget in sorted(set(searching.budgets)):
             try:
@@ -115,7 +116,7 @@ def planned(searching: Searching, task: Task) -> list[dict[str, Any]]:
             most, knob = run.planned(name, settings, task, budget), methods.find(name).KNOB
             row = {"method": name, "budget": budget, "knob": f"{knob} {getattr(settings, knob)}"}
             row |= {"target_calls": most.target, "optimizer_calls": most.optimizer, "seeds": len(searching.seeds)}
-            found.append(row | {"all_target_calls": (most.target + 2 * len(task.test)) * len(searching.seeds)})
+            found.append(row | {"all_target_calls": (most.target + looks) * len(searching.seeds)})
     if small:
         raise ValueError("\n".join(small))
     return found
@@ -130,10 +131,11 @@ def bill(searching: Searching, task: Task, rows: Sequence[dict[str, Any]]) -> li
     by_cell = {(row["method"], row["budget"]): row for row in rows}
     cells = [(one.method, one.budget) for one in every(searching)]
     target = sum(by_cell[cell]["target_calls"] for cell in cells)
-    optimizer, looks = sum(by_cell[cell]["optimizer_calls"] for cell in cells), len(cells) * 2 * len(task.test)
+    optimizer, looks = sum(by_cell[cell]["optimizer_calls"] for cell in cells), len(cells) * run.measured_at_most(task)
     told = [
         f"{len(cells)} searches, {len(blind)} of them without evidence.",
-        f"At most {target:,} target calls to search, {looks:,} to look at test rows, {optimizer:,} optimizer calls.",
+        f"At most {target:,} target calls to search and {looks:,} to look at what came out; {optimizer:,} optimizer "
+        "calls.",
     ]
     if alone(searching):
         return [*told, "All models run in this process: nothing to pay."]
@@ -192,17 +194,18 @@ def make(
     """Make searches in this process: with models elsewhere one after the other, else those of each method and seed
     beside those of the others, so that the model gets full batches."""
     task, left = tasks.of(searching), len(todo)
+    free = alone(searching)  # only then is measured what the curves alone need: it is in no plan
 
     def walk(mine: Sequence[One], complete: together.Complete) -> None:
         nonlocal left
         roles = Roles(searching.target, searching.optimizer, calls, complete)
         for one in mine:
             folder = one.folder(profile, searching.task)
-            run.search(searching, task, roles, one.method, one.budget, one.seed, folder, blind=one.blind)
+            run.search(searching, task, roles, one.method, one.budget, one.seed, folder, blind=one.blind, curve=free)
             left -= 1
             tell(f"  {folder.name}: done ({left} searches left)")
 
-    if not alone(searching):
+    if not free:
         return walk(todo, programs.complete)
     lanes: dict[tuple[str, int, bool], list[One]] = {}
     for one in todo:

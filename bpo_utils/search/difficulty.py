@@ -84,7 +84,7 @@ def runs(search: Search, rows: Sequence[Row], settings: "Settings") -> dict[str,
 def paraphrased(search: Search, rows: Sequence[Row], settings: "Settings") -> list[tuple[Row, Mark]]:
     """Marks with k paraphrases of the first instruction. Those that say the same count once; if there is none, the
     first instruction stands for them."""
-    from bpo_utils.search.methods import protegi_steps as part
+    from bpo_utils.search import gradients as part
 
     first, wanted = start(search), settings.model_copy(update={"mc_samples_per_step": settings.k})
     said = part.paraphrases(search, [part.Child(first, first)], wanted)

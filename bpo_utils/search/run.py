@@ -57,8 +57,9 @@ def search(
     """Run one search, or load it if its folder has the result of the very same one; returns the result.
 
     The result: `best` (the candidate), its `dev` score, `scores` on the test rows, those of the first instruction
-    (`seed_`), the `trace` of favourites, `planned` and used calls (`counts`). With `curve` the trace has dev scores,
-    for which favourites are measured on dev. Raises what `chat.complete` raises; run again, it goes on.
+    (`seed_`), the `trace` of favourites, `planned` and used calls (`counts`). With `curve` all favourites have dev
+    scores and are measured for it; without, only those that the search itself scored there. Raises what
+    `chat.complete` raises; run again, it goes on.
     """
     module, settings = methods.find(method), settings_of(searching, method, task, budget)
     about = {"method": method, "settings": settings.model_dump(mode="json")}
@@ -89,7 +90,11 @@ def measured_at_most(task: Task) -> int:
 def _measured(state: Search, found: Any, curve: bool) -> dict[str, Any]:
     """What is only looked at, after the search: the test rows, once, and the dev scores of the trace."""
     first = state.candidates[0]
-    favourites = [by_id(state, id) for id in dict.fromkeys(row["candidate"] for row in state.trace)] if curve else []
+    favourites = [by_id(state, id) for id in dict.fromkeys(row["candidate"] for row in state.trace)]
+    if not curve:
+        favourites = [
+            one for one in favourites if {row.id for row in state.task.dev} <= set(state.scores.get(one.id, ()))
+        ]
     dev = {one.id: _mean(scores) for one, scores in _pairs(state, [first, *favourites, found], "dev")}
     test = {one.id: scores for one, scores in _pairs(state, [first, found], "test")}
     used = asdict(state.counts)

@@ -223,8 +223,8 @@ def _drawn(k: int, n: int, resamples: int, seed: int) -> tuple[Any, Any]:
 
 
 def _steps(one: Result) -> list[tuple[int, float]]:
-    """(target calls, dev score) of a search's favourites, from its beginning to its end."""
-    trace = [(row["target_calls"], row["dev"]) for row in one["trace"]]
+    """(target calls, dev score) of a search's favourites that have one, from its beginning to its end."""
+    trace = [(row["target_calls"], row["dev"]) for row in one["trace"] if row["dev"] is not None]
     end = (max([one["counts"]["target_calls"], *(at for at, _ in trace)]), one["dev"])
     return [(0, one["seed_dev"]), *sorted(trace, key=lambda pair: pair[0]), end]
 

@@ -52,7 +52,7 @@ class Lockstep:
         try:
             for kind in kinds:
                 self._answer([lane for lane in lanes if type(self.waiting[lane][0][0]) is kind])
-        except BaseException as error:
+        except BaseException as error:  # also an interruption: the others wait, and must be told
             self.failed = error
             raise
         finally:

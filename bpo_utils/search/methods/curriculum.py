@@ -19,10 +19,10 @@ from pydantic import model_validator
 
 from bpo_utils.profile import Model
 from bpo_utils.search import difficulty, schedule
+from bpo_utils.search import gradients as part
 from bpo_utils.search.candidates import Candidate
 from bpo_utils.search.evaluate import errors, evaluate, mean
 from bpo_utils.search.methods import protegi
-from bpo_utils.search.methods import protegi_steps as part
 from bpo_utils.search.plan import Plan, Sizes
 from bpo_utils.search.state import Search, note, steps
 from bpo_utils.search.task import Row

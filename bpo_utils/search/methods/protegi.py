@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bpo_utils.profile import Section
+from bpo_utils.search import gradients as part
 from bpo_utils.search import select
 from bpo_utils.search.candidates import Candidate
 from bpo_utils.search.evaluate import best, errors, evaluate
-from bpo_utils.search.methods import protegi_steps as part
 from bpo_utils.search.plan import Plan, Sizes
 from bpo_utils.search.state import Search, add, note, start, steps
 from bpo_utils.search.task import Row
