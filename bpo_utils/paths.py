@@ -22,7 +22,7 @@ MINI_DATA = MINI / "data"
 MINI_MODELS = MINI / "models"
 
 STAGES = ("01_data", "02_pairs", "03_training", "04_inference", "05_judging", "06_results")
-STAGES += ("07_iterate", "08_align", "09_search")  # further experiments
+STAGES += ("07_iterate", "08_align", "09_search", "10_embodied")  # further experiments
 
 
 def profile_dirs() -> list[Path]:

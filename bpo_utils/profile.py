@@ -9,26 +9,30 @@ from pydantic import ValidationError
 
 from bpo_utils import paths
 from bpo_utils.sections import (
-    Aligning,
     Data,
     Decoding,
-    Dpo,
     Filters,
-    Instructions,
-    Iterating,
     Judging,
     Limits,
     Lora,
     Model,
-    PolicyGradient,
     Price,
     Rewriting,
-    Searching,
-    SearchRows,
     Section,
     Source,
     Teacher,
     Training,
+)
+from bpo_utils.sections_further import (
+    Aligning,
+    Dpo,
+    Embodying,
+    Instructions,
+    Iterating,
+    Policy,
+    PolicyGradient,
+    Searching,
+    SearchRows,
 )
 
 
@@ -55,6 +59,7 @@ class Profile(Section):
     iterating: Iterating | None = None
     aligning: Aligning | None = None
     searching: Searching | None = None
+    embodying: Embodying | None = None
 
 
 def names() -> list[str]:
@@ -92,7 +97,7 @@ def _explain(problem: Any) -> str:
 
 def _known_keys() -> list[str]:
     sections = (Profile, Source, Data, Teacher, Filters, Training, Lora, Rewriting, Model, Price, Limits, Judging)
-    sections += (Iterating, Aligning, Dpo, PolicyGradient, Instructions, Searching, SearchRows)
+    sections += (Iterating, Aligning, Dpo, PolicyGradient, Instructions, Searching, SearchRows, Embodying, Policy)
     return sorted({name for section in sections for name in section.model_fields})
 
 
