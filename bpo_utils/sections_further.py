@@ -119,12 +119,14 @@ class Embodying(Section):
     seeds: list[int] = Field(min_length=1)  # of policies, rewriters, and which half of the wordings is known
     demonstrations: int = Field(ge=20)  # episodes of the expert, for training
     validation: int = Field(ge=1)  # episodes
-    test: int = Field(ge=2)  # episodes, the same for every condition and remedy
+    test: int = Field(ge=20)  # episodes, a task each in turn, the same for every condition and remedy
     policy: Policy
-    pairs: int = Field(ge=1)  # embodied pairs of both remedies; the course report: 200
+    pairs: int = Field(ge=1)  # embodied pairs of the module; the course report: 200
+    paraphrases: int = Field(ge=1)  # pairs that the augmenter learns to paraphrase from, sentence -> wording
     sizes: list[int] = []  # embodied pairs of the curve
-    # The curve goes on from notebook 03's rewriter, with so many of its own pairs beside the embodied ones and with the
-    # rest of its settings changed so; `joint` trains it anew, from the base, on all pairs with notebook 03's settings.
+    # The module is trained anew, from notebook 03's base, on its pairs and the embodied ones, with its other settings.
+    joint_epochs: int | None = Field(default=None, ge=1)  # null: as notebook 03, and with its batch
+    # The curve goes on from notebook 03's rewriter, with so many of its own pairs beside the embodied ones.
     rehearsal: int = Field(ge=0)
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)

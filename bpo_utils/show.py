@@ -68,6 +68,18 @@ def image(path: Path) -> Any:
     return Image(filename=str(path), width=900)
 
 
+def picture(pixels: Any) -> Any:
+    """An array of pixels (height, width, 3) as a cell's output."""
+    import io
+
+    from IPython.display import Image
+    from matplotlib import image as files
+
+    packed = io.BytesIO()
+    files.imsave(packed, pixels, format="png")
+    return Image(data=packed.getvalue())
+
+
 def html(text: str) -> Any:
     """A piece of HTML as a cell's output."""
     from IPython.display import HTML
