@@ -16,6 +16,7 @@ RULES = (
     ("p", r"\.(p|p_holm|p_value)$"),
     ("width", r"(^|[._])(smallest_detectable|se|se_derived)$|^paper\.claims\..*_se$"),
     ("percent", r"\.(lc_(win_score|low|high|raw|longer)|(win|average)_score(_low|_high)?)$"),
+    ("percent", r"^mini\.embodied\.(rows|curve)\..*\.(mean|ci_low|ci_high)$"),
     ("points", r"[._](net_win|difference|dwr|dwr_\w+|ci_low|ci_high|gain)$"),
     ("points", r"^mini\.cards\..*\.(ours|low|high|value|band\.\d)$"),
     ("points", r"^mini\.(iterate|align)\..*\.(mean|low|high|spread\.\d+)$"),

@@ -25,9 +25,10 @@ FILES = {
     "mini.iterate": "07_iterate/results.json",
     "mini.align": "08_align/results.json",
     "mini.search": "09_search/results.json",
+    "mini.embodied": "10_embodied/results.json",
 }
 LOG = "03_training/log.jsonl"
-CARDS = ("06_results/cards.json", "07_iterate/cards.json", "08_align/cards.json", "09_search/cards.json")
+CARDS = tuple(f"{stage}/cards.json" for stage in ("06_results", "07_iterate", "08_align", "09_search", "10_embodied"))
 LANGUAGES = ("en", "zh")
 ALONE = ("name", "filter", "dataset")  # a row that begins with one of these needs no other field in its name
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from made_notebooks import short_profile, write_notebook
 
-from bpo_utils import ledger, notebook, paths, records, report
+from bpo_utils import ledger, notebook, paths, profile, records, report, reproduced
+from bpo_utils.embodied import chapter, measure, study, wordings
 from bpo_utils.records import Answer, Rewrite, Verdict
 
 WRITES = ["06_results/results.json", "06_results/cards.json", "figures/result.svg"]
@@ -119,3 +120,63 @@ def add_example(run: Path) -> None:
     records.write_rows(run / "04_inference/rewrites.jsonl", rewrites)
     records.write_rows(run / "05_judging/answers.jsonl", answers)
     records.write_rows(run / "05_judging/verdicts.jsonl", verdicts)
+
+
+def embodied_results(remedied: float, floor: float) -> dict:
+    """Made-up results of notebook 10: the success with remedies on known words, the accuracy of the blind policy."""
+    results = {"profile": "mini", "label": "miniature", "seeds": [1, 2], "test": 150, "pairs": 200, "steps": 1000}
+    rows, gains, curve = [], [], []
+    for condition in wordings.CONDITIONS:
+        told = {"canonical": 0.9, "frames_known": 0.7, "frames_unseen": 0.7}.get(condition, 0.25)
+        for remedy in (*study.REMEDIES, *study.CONTROLS):
+            success = told if remedy == "none" or condition.endswith("unseen") else remedied
+            means = {"action_accuracy": 0.5 + success / 2, "exact_sequence": success - 0.1, "success": success}
+            if remedy == "blind":
+                means = {"action_accuracy": floor, "exact_sequence": 0.1, "success": 0.2}
+            names = {"condition": condition, "remedy": remedy}
+            rows += [names | {"metric": metric} | _around(means[metric]) for metric in measure.METRICS]
+            closed = None if condition == "canonical" else (means["success"] - told) / (0.9 - told)
+            gain = _around(means["success"] - told) | {"closed": closed}
+            gains += [names | {"metric": "success"} | gain] if remedy != "none" else []
+        for pairs in (0, 100, 400):
+            names = {"condition": condition, "pairs": pairs}
+            curve += [names | {"metric": metric} | _around(0.2 + pairs / 1000) for metric in measure.METRICS]
+    results |= {"rows": rows, "gains": gains, "curve": curve}
+    results["paraphrases"] = [{"seed": seed, "said": 400, "right": 300} for seed in (1, 2)]
+    results["trainings"] = [{"kind": "fixed", "seed": 1, "seconds": 30.5}]
+    told = {"condition": "canonical", "text": "go to the red box"}
+    results["strip"] = {"seed": 7, "policy": "fixed", "rows": [told | {"actions": [1, 2], "success": True}]}
+    results["saliency"] = [told | {"remedy": "none", "words": [["go", 0.1], ["red", 0.2]]}]
+    return results | {"named": chapter.named(results)}
+
+
+def _around(mean: float) -> dict:
+    return {"mean": mean, "ci_low": mean - 0.05, "ci_high": mean + 0.05, "seeds": 2, "episodes": 150}
+
+
+def add_embodied(sources: report.Sources, results: dict) -> report.Sources:
+    """Finish the course's own notebook 10 with these results; the texts become what the course's report says of it."""
+    run = paths.run_dir("mini")
+    shutil.copy(paths.NOTEBOOKS / "10_embodied.ipynb", sources.notebooks)
+    records.write_json(run / "10_embodied/results.json", results)
+    cards = reproduced.as_rows(chapter.cards(results, profile.load("mini")))
+    records.write_json(run / "10_embodied/cards.json", cards)
+    (ten,) = (each for each in notebook.find(sources.notebooks) if each.number == "10")
+    for file in ten.writes:
+        if file.startswith("figures/"):
+            drawn = SVG.format(width=70 if "_zh" in file else 90) if file.endswith(".svg") else "not looked at"
+            records.write_text(paths.figures_dir() / file.removeprefix("figures/"), drawn)
+    texts = {language: embodied_text(language) for language in ("en", "zh")}
+    write_texts(sources.report, **texts)
+    shutil.copy(paths.REPORT / "references.bib", sources.report)
+    finish(sources, "10_embodied")
+    return report.Sources(sources.profile, sources.report, sources.notebooks)
+
+
+def embodied_text(language: str) -> str:
+    """What the course's report says in its section on notebook 10, with the table of cards that it refers to."""
+    sections = records.read_text(paths.REPORT / f"{language}.md").split("\n#")
+    wanted = [each for each in sections for name in ("sec-cards", "sec-embodied") if f"{{#{name}}}" in each]
+    references = EN.partition("# References")[2]
+    assert len(wanted) == 2
+    return "\n".join(f"#{each}" for each in wanted) + f"\n# References{references}"

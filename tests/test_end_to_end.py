@@ -112,11 +112,11 @@ def further(course, tmp_path_factory):
     return folder, printed[1], [reports[0], reports[2]]
 
 
-def test_further_experiments_add_three_notebooks_and_repeat_none(further):
-    states = dict(line.split()[:2] for line in further[1].splitlines()[:10])
+def test_further_experiments_add_four_notebooks_and_repeat_none(further):
+    states = dict(line.split()[:2] for line in further[1].splitlines()[:11])
     assert list(states) == [path.stem for path in sorted((further[0] / "runs/smoke/notebooks").glob("*.ipynb"))]
-    assert [name[:2] for name, state in states.items() if state == "done"] == ["07", "08", "09"]
-    assert sum(line.count("up to date") for line in further[1].splitlines()[:10]) == 7
+    assert [name[:2] for name, state in states.items() if state == "done"] == ["07", "08", "09", "10"]
+    assert sum(line.count("up to date") for line in further[1].splitlines()[:11]) == 7
 
 
 def test_further_results_have_intervals_around_their_means(further):
@@ -131,8 +131,19 @@ def test_further_results_have_intervals_around_their_means(further):
         assert row["judge"] in ("rubric", "preference") and len(row["spread"]) == 1
 
 
+def test_embodied_results_have_the_rows_that_are_promised(further):
+    found = json.loads((further[0] / "runs/smoke/10_embodied/results.json").read_text(encoding="utf-8"))
+    keys = {"condition", "remedy", "metric", "mean", "ci_low", "ci_high", "seeds", "episodes"}
+    assert all(set(row) == keys and row["ci_low"] <= row["mean"] <= row["ci_high"] for row in found["rows"])
+    assert len({(row["condition"], row["remedy"], row["metric"]) for row in found["rows"]}) == 8 * 11 * 3
+    assert len(found["rows"]) == 8 * 11 * 3 and {row["episodes"] for row in found["rows"]} == {20}
+
+
 def test_further_notebooks_hold_no_errors_or_warnings(further):
-    for path in (further[0] / "runs/smoke/notebooks").glob("0[789]_*.ipynb"):
+    paths = [*(further[0] / "runs/smoke/notebooks").glob("0[789]_*.ipynb")]
+    paths += (further[0] / "runs/smoke/notebooks").glob("10_*.ipynb")
+    assert len(paths) == 4
+    for path in paths:
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
                 assert output.output_type != "error" and output.get("name") != "stderr", (path.name, cell.id, output)
@@ -143,7 +154,7 @@ def test_the_report_names_what_was_not_run_and_takes_it_in_when_it_was(further):
     assert set(before) == set(after) == {"en.html", "en.pdf", "zh.html", "zh.pdf"}
     assert all(content.startswith(b"%PDF") for name, content in after.items() if name.endswith("pdf"))
     for name, absent in (("en.html", "were not run for this report"), ("zh.html", "没有为本报告运行")):
-        assert before[name].decode().count(absent) == 3 and absent not in after[name].decode()
+        assert before[name].decode().count(absent) == 4 and absent not in after[name].decode()
         assert "fig-rlhf" in after[name].decode() and "fig-rlhf" not in before[name].decode()
 
 
@@ -151,6 +162,6 @@ def test_every_link_of_the_report_leads_to_a_cell_of_an_executed_notebook(furthe
     folder = further[0] / "runs/smoke/report"
     for name in ("en.html", "zh.html"):
         links = set(re.findall(r'href="(notebooks/[^"]*)"', further[2][1][name].decode()))
-        assert {link.split("/")[1][:2] for link in links} >= {"03", "06", "07", "08", "09"}
+        assert {link.split("/")[1][:2] for link in links} >= {"03", "06", "07", "08", "09", "10"}
         for file, _, cell in (link.partition("#") for link in links):
             assert f'<div id="{cell}" class="cell code"' in (folder / file).read_text(encoding="utf-8")

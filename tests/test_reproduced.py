@@ -17,6 +17,7 @@ CLAIMS = [
     *("t5_bpo_ppo_vs_original", "t5_bpo_ppo_vs_ppo", "t5_dpo_vs_original"),
     *("t5_bpo_vs_dpo", "t5_bpo_dpo_vs_original", "t5_bpo_dpo_vs_dpo"),
     *("t6_small", "t6_full", "h_bpo_vs_opro", "h_original_vs_opro"),
+    *("e_canonical", "e_paraphrase", "e_augmentation", "e_module"),
 ]
 DIRECTION, EQUAL, AT_MOST = "t5_bpo_vs_ppo", "t5_bpo_vs_dpo", "f3_saturates"
 
@@ -36,7 +37,7 @@ def test_every_claim_has_both_languages_and_known_reasons():
     for name, texts in (FACTS["words"] | FACTS["reasons"]).items():
         assert set(texts) - {"only"} == {"en", "zh"}, name
     for name, entry in FACTS["claims"].items():
-        assert set(entry["text"]) == {"en", "zh"} and entry["notebook"] in {"06", "07", "08", "09"}, name
+        assert set(entry["text"]) == {"en", "zh"} and entry["notebook"] in {"06", "07", "08", "09", "10"}, name
         assert set(entry["reasons"]) == {"agrees", "differs", "cannot tell"}
         for listed in entry["reasons"].values():
             for kind in ("miniature", "real"):
