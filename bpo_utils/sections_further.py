@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bpo_utils.sections import Model, Section, Teacher
 
@@ -133,3 +133,13 @@ class Embodying(Section):
     samples: int = Field(ge=1)  # paraphrases drawn for each canonical sentence
     wordings: int = Field(default=3, ge=1)  # of each demonstration, beside its own sentence
     at_once: int = Field(default=1, ge=1)  # trainings at the same time here, each in a process
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Embodying":
+        """What would fail, or be counted twice, after minutes of training."""
+        for name, values in (("seeds", self.seeds), ("sizes", self.sizes)):
+            if len(set(values)) < len(values) or min(values, default=0) < 0:
+                raise ValueError(f"{name} is {values}; give different numbers, none below 0")
+        if self.policy.width % self.policy.heads:
+            raise ValueError(f"policy.width {self.policy.width} cannot be shared by {self.policy.heads} heads")
+        return self

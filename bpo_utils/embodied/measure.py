@@ -4,6 +4,7 @@ Action accuracy is teacher-forced, over steps (the course report's metric): most
 sequence has every step right. Success is a rollout of the policy's own, judged by BabyAI's verifier.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,11 @@ def outcomes(policy: Policy, episodes: Sequence[Episode], wanted: Sequence[tuple
 
     if not wanted:
         return []
+    read = [(n, *policy.read(text)) for n, text in wanted]  # what reads the same comes out the same
+    once = {each: one for each, one in zip(read, wanted, strict=True)}
+    if len(once) < len(wanted):
+        found = dict(zip(once, outcomes(policy, episodes, list(once.values())), strict=True))
+        return [found[each] for each in read]
     texts = [text for n, text in wanted for _ in episodes[n].actions]
     views, expert = (np.concatenate([getattr(episodes[n], name) for n, _ in wanted]) for name in ("views", "actions"))
     steps = [len(episodes[n].actions) for n, _ in wanted]
@@ -64,5 +70,12 @@ def _per_step(episodes: Sequence[Outcome]) -> list[float]:
 
 def _interval(table: Iterable[Iterable[float]], least: float = 0.0) -> dict[str, Any]:
     found = seeds.over([[float(each) for each in row] for row in table])
+    if (
+        least == 0 and found.low == found.high and found.mean in (0, 1)
+    ):  # all alike: Clopper and Pearson's, over episodes
+        from statsmodels.stats.proportion import proportion_confint
+
+        low, high = proportion_confint(round(found.mean * found.n), found.n, method="beta")
+        found = dataclasses.replace(found, low=float(low), high=float(high))
     ends = {"ci_low": max(least, found.low), "ci_high": min(1.0, found.high)}
     return {"mean": found.mean, **ends, "seeds": found.seeds, "episodes": found.n}

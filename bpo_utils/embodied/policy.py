@@ -4,7 +4,6 @@ One query and the words attend to each other and to the patches (PyTorch's own d
 gives the action. As in a vision transformer (arXiv 2010.11929) a convolution makes the patches, here of 2 x 2 cells.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from bpo_utils.embodied.world import ACTIONS, Episode
 CELL = (11, 6, 3)  # minigrid's numbers of objects, colours and door states
 LOUD = 8.0  # a cell's share of a patch, about as large as a word vector; at 1 the words are learned far more slowly
 PAD, UNKNOWN = 0, 1
+NO_WORD = "~"  # stands for a word that nobody knows, so that a training can teach what UNKNOWN means
 LONGEST = 32  # words; what a rewriter rambles on after them is not read
 
 
@@ -27,11 +27,15 @@ class Policy:
     vocabulary: dict[str, int]
     reads: str
 
+    def read(self, text: str) -> list[int]:
+        """The ids of what is read of an instruction; a word that the training did not have is UNKNOWN."""
+        return [self.vocabulary.get(word, UNKNOWN) for word in symbols(text, self.reads)]
+
     def encode(self, texts: Sequence[str]) -> Any:
-        """Word ids, int64 (texts, longest), padded; a word that the training did not have is UNKNOWN."""
+        """Word ids, int64 (texts, longest), padded."""
         import torch
 
-        rows = [[self.vocabulary.get(word, UNKNOWN) for word in symbols(text, self.reads)] for text in texts]
+        rows = [self.read(text) for text in texts]
         longest = max(map(len, rows), default=0)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
@@ -41,12 +45,8 @@ class Policy:
         import torch
 
         with torch.inference_mode():
-            found = [
-                logits(self.network, self.encode(texts[at : at + 1024]), torch.as_tensor(views[at : at + 1024])).argmax(
-                    1
-                )
-                for at in range(0, len(texts), 1024)
-            ]
+            parts = [slice(at, at + 1024) for at in range(0, len(texts), 1024)]
+            found = [logits(self.network, self.encode(texts[p]), torch.as_tensor(views[p])).argmax(1) for p in parts]
         return torch.cat(found).numpy()
 
 
@@ -72,8 +72,7 @@ def build(settings: profile.Policy, vocabulary: int) -> Any:
             "action": nn.Linear(width, len(ACTIONS)),
         }
     )
-    places = {"query": (1, 1, width), "word_places": (1 + LONGEST, width), "patch_places": (16, width)}
-    for name, shape in places.items():
+    for name, shape in (("query", (1, 1, width)), ("word_places", (1 + LONGEST, width)), ("patch_places", (16, width))):
         network.register_parameter(name, nn.Parameter(0.02 * torch.randn(shape)))
     return network
 
@@ -114,7 +113,8 @@ def train(
         )
     torch.manual_seed(seed)
     texts = sorted({text for each in said for text in each})
-    vocabulary = {word: n + 2 for n, word in enumerate(sorted({w for text in texts for w in symbols(text, reads)}))}
+    known = {word for text in texts for word in symbols(text, reads)} - {NO_WORD}
+    vocabulary = {word: n + 2 for n, word in enumerate(sorted(known))}
     policy = Policy(build(settings, len(vocabulary) + 2), vocabulary, reads)
     encoded, number = policy.encode(texts), {text: n for n, text in enumerate(texts)}
     views = torch.as_tensor(np.concatenate([each.views for each in episodes]))
@@ -146,7 +146,7 @@ def load(folder: Path, settings: profile.Policy) -> Policy:
     """What `save` wrote. Raises OSError if it is not there, RuntimeError if it has another shape."""
     from safetensors.torch import load_file
 
-    told = json.loads(records.read_text(folder / "vocabulary.json"))
+    told = records.read_json(folder / "vocabulary.json")
     network = build(settings, len(told["words"]) + 2)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Policy(network.eval(), told["words"], told["reads"])

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bpo_utils import paths, records, rewrite, rewriters
+from bpo_utils.embodied.policy import NO_WORD
 from bpo_utils.embodied.wordings import TASKS, Bank, canonical, pairs
 from bpo_utils.embodied.world import Episode
 from bpo_utils.further.trials import Trial
-from bpo_utils.profile import Profile
+from bpo_utils.profile import Profile, Rewriting
 from bpo_utils.records import Pair
 from bpo_utils.training import checkpoint
 
@@ -34,6 +35,10 @@ def joint(run: Profile, bank: Bank, seed: int) -> Trial:
 def continued(run: Profile, bank: Bank, count: int, seed: int) -> Trial:
     """A quicker module: notebook 03's rewriter goes on with `count` embodied pairs and some of its own (rehearsal)."""
     own = records.read_rows(paths.stage_dir(run.name, "02_pairs") / "pairs.jsonl", Pair)
+    if run.embodying.rehearsal > len(own):
+        raise ValueError(
+            f"embodying.rehearsal is {run.embodying.rehearsal}, but notebook 02 made {len(own)} pairs; lower it"
+        )
     kept = random.Random(seed).sample(own, run.embodying.rehearsal)
     return _trial(run, f"pairs{count}", [*kept, *pairs(bank, count, seed)], seed, _onwards(run))
 
@@ -89,9 +94,9 @@ def said(
 
 def edited(text: str, rng: random.Random) -> str:
     """A sentence with random edits, no model needed (after EDA, arXiv 1901.11196): words lost, unknown, moved."""
-    words = [word if rng.random() > 0.15 else "~" for word in text.split() if rng.random() > 0.15]
+    words = [word if rng.random() > 0.15 else NO_WORD for word in text.split() if rng.random() > 0.15]
     if rng.random() < 0.5:
-        words.insert(rng.randrange(len(words) + 1), "~")
+        words.insert(rng.randrange(len(words) + 1), NO_WORD)
     if len(words) > 1 and rng.random() < 0.5:
         a, b = rng.sample(range(len(words)), 2)
         words[a], words[b] = words[b], words[a]
@@ -126,8 +131,11 @@ def _onwards(run: Profile) -> dict:
 
 
 def trained(run: Profile) -> Path:
-    """The folder of notebook 03's rewriter."""
-    return paths.stage_dir(run.name, "03_training") / "model"
+    """The folder of notebook 03's rewriter. Raises FileNotFoundError if there is none."""
+    folder = paths.stage_dir(run.name, "03_training") / "model"
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{paths.shown(folder)} has no model; train the rewriter first (notebook 03)")
+    return folder
 
 
 def _trial(run: Profile, kind: str, rows: Sequence[Pair], seed: int, changed: dict) -> Trial:
@@ -147,7 +155,7 @@ def _trial(run: Profile, kind: str, rows: Sequence[Pair], seed: int, changed: di
     )
 
 
-def greedy(run: Profile, seed: int):
+def greedy(run: Profile, seed: int) -> Rewriting:
     """How the module decodes."""
     changed = {"mode": "greedy", "seed": seed, "model": "", "backend": "transformers", "max_new_tokens": TOKENS}
     return run.rewriting.model_copy(update=changed)

@@ -131,7 +131,8 @@ def prepare(run: Profile, seed: int, pool: dict[str, list[str]], instructions: T
     """The job of every kind of policy of a seed: what it is trained on, and what it is tested with."""
     jobs, settings = [], run.embodying.model_dump(mode="json")
     trained_by = {name: settings[name] for name in ("demonstrations", "policy", "wordings")}
-    code = checkpoint.digest([records.read_text(Path(each.__file__)) for each in (policy, world, remedies)])
+    files = [records.read_text(Path(each.__file__)) for each in (policy, remedies, measure)]
+    code = checkpoint.digest([world.code(), *files])
     for kind in KINDS:
         uses = {by for which, by in {**REMEDIES, **CONTROLS}.values() if which == kind}
         uses |= {by for _, by in instructions if by.startswith("pairs")} if kind == "fixed" else set()

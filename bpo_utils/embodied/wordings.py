@@ -3,6 +3,7 @@
 The bank (wordings.yaml) is split by seed: a remedy may use the known half, the other half is only ever tested on.
 """
 
+import functools
 import itertools
 import random
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class Bank:
         return [each for half in halves for each in self.words[half][word]]
 
 
+@functools.cache
 def bank(seed: int) -> Bank:
     """The bank of a seed, which draws what of it is known: half the frames of each skill, half the words for a word."""
     told = yaml.safe_load(read_text(Path(__file__).with_name("wordings.yaml")))

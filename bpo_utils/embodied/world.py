@@ -7,6 +7,7 @@ there. An episode is a seed: it decides scene and task, and the three sets have 
 import contextlib
 import functools
 import io
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from bpo_utils import records
 from bpo_utils.embodied.wordings import TASKS, THINGS, Task
+from bpo_utils.training import checkpoint
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")  # minigrid's, by number
 FIRST_SEED = {"train": 0, "validation": 1_000_000, "test": 3_000_000}  # 2,000,000 on were tried while this was written
@@ -84,12 +86,19 @@ def demonstration(seed: int) -> Episode:
     return Episode(seed, np.array(views), np.array(actions))
 
 
+def code() -> str:
+    """A hash of what decides scenes and sentences."""
+    import minigrid
+
+    files = [Path(__file__).with_name(name) for name in ("world.py", "wordings.py", "wordings.yaml")]
+    return checkpoint.digest([minigrid.__version__, *map(records.read_text, files)])
+
+
 def demonstrations(split: str, count: int, file: Path) -> list[Episode]:
     """The first `count` episodes of a set; kept in an npz file, and made again if that has others."""
-    import minigrid
     import numpy as np
 
-    seeds, facts = FIRST_SEED[split] + np.arange(count), f"minigrid {minigrid.__version__}, {THINGS}, {TASKS}"
+    seeds, facts = FIRST_SEED[split] + np.arange(count), code()
     if file.is_file():
         with np.load(file) as kept:
             if kept["seeds"].tolist() == seeds.tolist() and str(kept["facts"]) == facts:
@@ -115,9 +124,16 @@ def rollouts(act: Callable[[list[str], Any], Any], wanted: Sequence[tuple[int, s
 
     running = {n: scene(seed) for n, (seed, _) in enumerate(wanted)}
     taken: list[list[int]] = [[] for _ in wanted]
+    met: list[dict[str, int]] = [{} for _ in wanted]  # which states, and before which action
     while running:
         chosen = act([wanted[n][1] for n in running], np.stack([view for _, view in running.values()]))
         for (n, (env, _)), action in zip(list(running.items()), chosen, strict=True):
+            if (since := met[n].setdefault(env.hash(), len(taken[n]))) < len(taken[n]):
+                # Nothing is drawn: it would go round in this circle until the limit.
+                rest = itertools.islice(itertools.cycle(taken[n][since:]), env.max_steps - len(taken[n]))
+                taken[n] += [*rest, -1]
+                del running[n]
+                continue
             seen, reward, success, late, _ = env.step(int(action))
             taken[n] += [int(action)] if reward > 0 or not (success or late) else [int(action), -1]
             running[n] = (env, seen["image"])
