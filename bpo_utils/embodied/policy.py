@@ -121,7 +121,7 @@ def train(
     actions = torch.as_tensor(np.concatenate([each.actions for each in episodes]))
     of = np.repeat(np.arange(len(episodes)), [len(each.actions) for each in episodes])
     rng, rate = np.random.default_rng(seed), settings.learning_rate
-    optimizer = torch.optim.AdamW(policy.network.parameters(), rate)
+    optimizer = torch.optim.AdamW(policy.network.parameters(), rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=settings.steps + 1, pct_start=0.1)
     for _ in range(settings.steps):
         rows = rng.integers(len(actions), size=settings.batch)
