@@ -268,6 +268,9 @@ def test_there_is_a_row_for_every_condition_remedy_and_metric(here, told):
         for remedy in remedies_and_controls[1:]:
             with_it, without = (cells[condition, each, "success"]["mean"] for each in (remedy, "none"))
             assert gains[condition, remedy]["mean"] == pytest.approx(with_it - without)
+            gap = cells["canonical", "none", "success"]["mean"] - without
+            closed = gains[condition, remedy]["closed"]
+            assert (closed is None) == (gap <= 0) and (gap <= 0 or closed == pytest.approx((with_it - without) / gap))
 
 
 def _done(number, text):

@@ -150,7 +150,10 @@ def train_policies(run: Profile, jobs: Sequence[Path], tell: Callable[[str], Non
     count = min(run.embodying.at_once, len(todo))
     tell(f"{len(jobs)} policies: {len(jobs) - len(todo)} loaded, {len(todo)} to train or to test, {count} at a time")
     with tempfile.TemporaryDirectory() as logs:
-        parts = [("--child", *map(str, todo[n::count])) for n in range(count)]
+        # Dearest kinds first, dealt out there and back, so that all processes end at about the same time.
+        todo.sort(key=lambda job: KINDS.index(job.name.rsplit("-s", 1)[0]))
+        dealt = [todo[n :: 2 * count] + todo[2 * count - 1 - n :: 2 * count] for n in range(count)]
+        parts = [("--child", *map(str, part)) for part in dealt]
         module = "bpo_utils.embodied.study"
         work = [workers.Job("the policies", module, part, Path(logs) / f"{n}.log") for n, part in enumerate(parts)]
         workers.run(work, max(count, 1), threads=1)
@@ -165,23 +168,22 @@ def outcomes(job: Path) -> dict[tuple[int, str], Outcome]:
 
 def results(run: Profile, jobs: Sequence[Path], instructions: dict[int, Told]) -> dict[str, list[dict[str, Any]]]:
     """Rows of every condition with every remedy and control, of the curve, and of each remedy's gain in success."""
-    known = {(job.name.rsplit("-s", 1)[0], int(job.name.rsplit("-s", 1)[1])): outcomes(job) for job in jobs}
+    known = {job.name: outcomes(job) for job in jobs}
 
     def of(kind: str, by: str, condition: str) -> list[list[Outcome]]:
-        return [
-            [known[kind, seed][each] for each in enumerate(instructions[seed][condition, by])]
-            for seed in run.embodying.seeds
-        ]
+        told = {seed: instructions[seed][condition, by] for seed in run.embodying.seeds}
+        return [[known[f"{kind}-s{seed}"][each] for each in enumerate(texts)] for seed, texts in told.items()]
 
     found: dict[str, list[dict[str, Any]]] = {"rows": [], "curve": [], "gains": []}
     for condition in CONDITIONS:
+        without = of("fixed", "as_said", condition)
+        gap = measure.difference({}, of("fixed", "as_said", "canonical"), without)["mean"]
         for remedy, (kind, by) in {**REMEDIES, **CONTROLS}.items():
-            outcome = of(kind, by, condition)
-            found["rows"] += measure.rows({"condition": condition, "remedy": remedy}, outcome)
-            gain = measure.difference(
-                {"condition": condition, "remedy": remedy}, outcome, of("fixed", "as_said", condition)
-            )
-            found["gains"] += [gain] if remedy != "none" else []
+            names, outcome = {"condition": condition, "remedy": remedy}, of(kind, by, condition)
+            found["rows"] += measure.rows(names, outcome)
+            if remedy != "none":
+                gain = measure.difference(names, outcome, without)
+                found["gains"].append(gain | {"closed": gain["mean"] / gap if gap > 0 else None})
         for n in run.embodying.sizes:
             found["curve"] += measure.rows({"condition": condition, "pairs": n}, of("fixed", f"pairs{n}", condition))
     return found
