@@ -59,7 +59,7 @@ HEAVY = {
 }
 HEAVY |= {"aiolimiter", "anyio", "openai", "pandas", "papermill", "scipy", "seaborn", "statsmodels", "tenacity"}
 HEAVY |= {"datasketch", "peft", "py3langid", "sacrebleu", "tokenizers", "torch", "transformers", "trl"}
-HEAVY |= {"pypandoc", "typst", "zhipuai"}
+HEAVY |= {"gymnasium", "minigrid", "pypandoc", "typst", "zhipuai"}
 
 
 def pinned(name: str, python: str, system: str) -> str | None:
