@@ -66,7 +66,10 @@ def wide(rows: Iterable[Row], remedies: Iterable[str]) -> list[Row]:
 
 
 def against_report(rows: Sequence[Row]) -> list[Row]:
-    """The course report's two numbers beside what was measured here, in percent, with the blind policy's floor."""
+    """The course report's two numbers beside what was measured here, in percent, with the blind policy's floor.
+
+    `apart`: points of action accuracy from the report's number, with the fixed sentence or with paraphrases.
+    """
     published = yaml.safe_load(records.read_text(paths.REPORT / "paper" / "course.yaml"))["numbers"]
     shown = [("canonical", "none"), ("synonyms_known", "none"), ("both_unseen", "none"), ("canonical", "blind")]
     found = [
@@ -79,6 +82,8 @@ def against_report(rows: Sequence[Row]) -> list[Row]:
         mine = [row for row in rows if (row["condition"], row["remedy"]) == (condition, remedy)]
         what = "here, hears nothing" if remedy == "blind" else f"here, {condition}"
         found.append({"what": what} | {row["metric"]: 100 * row["mean"] for row in mine})
+        theirs = found[0 if (condition, remedy) == ("canonical", "none") else 1]["action_accuracy"]
+        found[-1]["apart"] = found[-1]["action_accuracy"] - theirs
     return found
 
 
