@@ -92,9 +92,9 @@ def written(value: float, kind: str, digits: int | None = None) -> str:
         shown = f"{100 * value:+.{1 if digits is None else digits}f}"
         return shown.replace("-", MINUS) if float(shown) else shown.strip("+-")
     if kind == "width":
-        return f"{100 * value:.{1 if digits is None else digits}f}"
+        return f"{100 * value:z.{1 if digits is None else digits}f}".replace("-", MINUS)
     if kind == "percent":
-        return f"{100 * value:.{1 if digits is None else digits}f}{SPACE}%".replace("-", MINUS)
+        return f"{100 * value:z.{1 if digits is None else digits}f}{SPACE}%".replace("-", MINUS)
     if kind == "count":
         return f"{value:,.{digits or 0}f}".replace("-", MINUS)
     if kind == "p":

@@ -31,6 +31,9 @@ def shown(value, kind, *filters):
         (0.5, "points", ("percent",), "50.0\u00a0%"),
         (0.5, "points", ("plain",), "0.5"),
         (0.179, "width", (), "17.9"),
+        (-0.0003, "width", (), "0.0"),
+        (-0.179, "width", (), "−17.9"),
+        (-0.0003, "percent", (), "0.0\u00a0%"),
         ("mini:base", "text", (), "mini:base"),
     ],
 )
