@@ -124,8 +124,7 @@ class Embodying(Section):
     pairs: int = Field(ge=1)  # embodied pairs of the module; the course report: 200
     paraphrases: int = Field(ge=1)  # pairs that the augmenter learns to paraphrase from, sentence -> wording
     sizes: list[int] = []  # embodied pairs of the curve
-    # The module is trained anew, from notebook 03's base, on its pairs and the embodied ones, with its other settings.
-    joint_epochs: int | None = Field(default=None, ge=1)  # null: as notebook 03, and with its batch
+    # The module is trained anew, as notebook 03 trains, on its pairs and the embodied ones together; nothing to set.
     # The curve goes on from notebook 03's rewriter, with so many of its own pairs beside the embodied ones.
     rehearsal: int = Field(ge=0)
     epochs: int = Field(ge=1)

@@ -120,12 +120,12 @@ def test_the_module_is_trained_on_notebook_03s_pairs_and_the_embodied_ones(train
     assert one.training == SMOKE.training.model_copy(update={"seed": 1, "push_to": ""})
     assert (one.key, one.folder) == ("joint-s1", run_folder / "smoke" / "10_embodied" / "rewriters" / "joint-s1")
     assert (one.rewriting.mode, one.rewriting.seed, one.rewriting.model, one.on_gpu) == ("greedy", 1, "", False)
-    embodying = SMOKE.embodying.model_copy(update={"joint_epochs": 7, "batch": 2})
-    shorter = remedies.joint(SMOKE.model_copy(update={"embodying": embodying}), of, 1).training
-    assert (shorter.epochs, shorter.global_batch, shorter.micro_batch) == (7, 2, min(2, SMOKE.training.micro_batch))
-    assert (
-        shorter.base == SMOKE.training.base and one.facts["settings"] != remedies.joint(SMOKE, of, 2).facts["settings"]
-    )
+    embodying = SMOKE.embodying.model_copy(update={"epochs": 7, "batch": 2})
+    other = SMOKE.model_copy(update={"embodying": embodying})
+    assert remedies.joint(other, of, 1).training == one.training  # the section changes the curve's training only
+    onwards = remedies.continued(other, of, 5, 1).training
+    assert (onwards.epochs, onwards.global_batch, onwards.micro_batch) == (7, 2, min(2, SMOKE.training.micro_batch))
+    assert one.facts["settings"] != remedies.joint(SMOKE, of, 2).facts["settings"]
 
 
 def test_the_curve_goes_on_from_notebook_03s_rewriter_with_some_of_its_pairs(trained):

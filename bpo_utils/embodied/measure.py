@@ -70,9 +70,8 @@ def _per_step(episodes: Sequence[Outcome]) -> list[float]:
 
 def _interval(table: Iterable[Iterable[float]], least: float = 0.0) -> dict[str, Any]:
     found = seeds.over([[float(each) for each in row] for row in table])
-    if (
-        least == 0 and found.low == found.high and found.mean in (0, 1)
-    ):  # all alike: Clopper and Pearson's, over episodes
+    # Shares that are all alike have no spread: Clopper and Pearson's interval, over episodes.
+    if least == 0 and found.low == found.high and found.mean in (0, 1):
         from statsmodels.stats.proportion import proportion_confint
 
         low, high = proportion_confint(round(found.mean * found.n), found.n, method="beta")

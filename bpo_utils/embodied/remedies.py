@@ -6,7 +6,6 @@ Both use the project's rewriter, fine-tuned by notebook 03's own code on the emb
 
 import itertools
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,11 +24,9 @@ RIDGE = 0.01
 
 
 def joint(run: Profile, bank: Bank, seed: int) -> Trial:
-    """The module: notebook 03's training, from its base, on its pairs and the embodied ones together."""
+    """The module: notebook 03's training, its settings and base, on its pairs and the embodied ones together."""
     own = records.read_rows(paths.stage_dir(run.name, "02_pairs") / "pairs.jsonl", Pair)
-    shorter = {"epochs": run.embodying.joint_epochs, "global_batch": run.embodying.batch}
-    changed = shorter if run.embodying.joint_epochs else {}
-    return _trial(run, "joint", [*own, *pairs(bank, run.embodying.pairs, seed)], seed, changed)
+    return _trial(run, "joint", [*own, *pairs(bank, run.embodying.pairs, seed)], seed, {})
 
 
 def continued(run: Profile, bank: Bank, count: int, seed: int) -> Trial:
@@ -56,15 +53,15 @@ def paraphrases(trial: Trial, sentences: Sequence[str], samples: int, model: str
     `model`: a folder or Hub id of another rewriter, for sentences that the desk's own augmenter does not know.
     """
     network, tokenizer = rewriters.network_of(model or str(trial.folder / "model"), trial.on_gpu)
-    found: dict[str, Counter] = {text: Counter() for text in sentences}
+    found: dict[str, set[str]] = {text: set() for text in sentences}
     for sample in range(samples):
         settings = trial.rewriting.model_copy(
             update={"mode": "stable", "temperature": TEMPERATURE, "seed": 1000 * trial.seed + sample}
         )
         for row in rewrite.through(rewriters.of(network, tokenizer, settings), list(sentences), settings):
-            if row.outcome in ("", "unchanged"):
-                found[row.prompt][row.optimized_prompt.strip()] += 1
-    return {text: sorted(set(counts) - {text}) for text, counts in found.items()}
+            if row.outcome in ("", "unchanged"):  # the others are cut off, or nothing
+                found[row.prompt].add(row.optimized_prompt.strip())
+    return {text: sorted(made - {text}) for text, made in found.items()}
 
 
 def said(
@@ -127,7 +124,10 @@ def _features(text: str) -> set[str]:
 
 
 def _onwards(run: Profile) -> dict:
-    return {"base": str(trained(run)), "epochs": run.embodying.epochs, "global_batch": run.embodying.batch}
+    """What changes where notebook 03's rewriter is trained on."""
+    batch = run.embodying.batch
+    changed = {"base": str(trained(run)), "epochs": run.embodying.epochs, "global_batch": batch}
+    return changed | {"micro_batch": min(run.training.micro_batch, batch)}
 
 
 def trained(run: Profile) -> Path:
@@ -140,9 +140,7 @@ def trained(run: Profile) -> Path:
 
 def _trial(run: Profile, kind: str, rows: Sequence[Pair], seed: int, changed: dict) -> Trial:
     # A trial knows its base by name only; what notebook 03 trained may change under that name.
-    made_from = checkpoint.digest(rewriters.weights(changed["base"]))[:8] + "-" if "base" in changed else ""
-    if "global_batch" in changed:
-        changed = changed | {"micro_batch": min(run.training.micro_batch, changed["global_batch"])}
+    made_from = checkpoint.digest(rewriters.weights(changed["base"]))[:8] + "-" if changed else ""
     key = f"{kind}-{made_from}s{seed}"
     return Trial(
         key,
